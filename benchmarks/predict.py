@@ -35,7 +35,7 @@ class Linear(nn.Module):
         last = self.backbone.stages[-1]
         self.head = nn.Conv2d(last.channels, classes + 1, 1)
         self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
-        self.stride, self.align_corners, self.intensity = last.stride, False, None
+        self.stride, self.upsampling, self.intensity = last.stride, "cells", None
         self.register_buffer("pixel_mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(self.backbone.std).view(1, 3, 1, 1))
 

@@ -36,7 +36,7 @@ class TinySegmenter(nn.Module):
             self.backbone = TinyBackbone(stride, channels, kernel)
             self.head = nn.Conv2d(channels, classes + 1, 1)
             nn.init.normal_(self.head.weight, std=3.0)
-        self.stride, self.align_corners, self.intensity = stride, False, None
+        self.stride, self.upsampling, self.intensity = stride, "cells", None
         self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
         self.seen: list[tuple[int, ...]] = []
         mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)
@@ -50,9 +50,16 @@ class TinySegmenter(nn.Module):
 
     def full_logits(self, images: Tensor) -> Tensor:
         size = (int(images.shape[2]), int(images.shape[3]))
-        if self.align_corners:
-            return F.interpolate(self(images), size=size, mode="bilinear", align_corners=True)
-        return to_grid(self(images), self.stride, 1, size)
+        if self.upsampling == "cells":
+            return to_grid(self(images), self.stride, 1, size)
+        corners = self.upsampling == "corners"
+        return F.interpolate(self(images), size=size, mode="bilinear", align_corners=corners)
+
+
+def filled_side(network: TinySegmenter, side: int) -> int:
+    """The side of an image with its padding."""
+    more = int(network.upsampling == "corners")
+    return side if network.upsampling == "stretched" else -(-(side - more) // network.stride) * network.stride + more
 
 
 def by_brightness() -> TinySegmenter:
@@ -68,13 +75,13 @@ def by_brightness() -> TinySegmenter:
 
 def obvious_mean_logits(network: TinySegmenter, image: Tensor, scales: list[float], flip: bool) -> Tensor:
     """The published test one forward pass after the other: (C + 1, H, W) of (1, 3, H, W) in [0, 1]."""
-    size, stride = image.shape[2:], network.backbone.stages[0].stride
+    size = image.shape[2:]
     total, count = torch.zeros(1), 0
     for scale in scales:
         scaled = [max(1, round(side * scale)) for side in size]
         resized = F.interpolate(image, size=scaled, mode="bicubic", antialias=True).clamp(0, 1)
-        more = int(network.align_corners)
-        whole = network.pixel_mean.expand(1, 3, *(-(-(s - more) // stride) * stride + more for s in scaled)).clone()
+        more = int(network.upsampling == "corners")
+        whole = network.pixel_mean.expand(1, 3, *(filled_side(network, side) for side in scaled)).clone()
         whole[..., : scaled[0], : scaled[1]] = resized
         # Where pixels of the image lie in the filled image: -1 and 1 are its edges, or its outer pixels' middles.
         lines = [

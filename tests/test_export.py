@@ -16,7 +16,7 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.export import onnx as export
 from tag2mask.networks.backbones.resnet import RESNETS, ResNet
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
-from tag2mask.networks.settings import SegmentationNetworkSettings
+from tag2mask.networks.settings import SegmentationNetworkSettings, Upsampling
 
 SEGFORMER = SegformerConfig(
     depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16
@@ -75,21 +75,34 @@ def test_a_backbone_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path)
 
 @pytest.mark.extra
 @installed
-@pytest.mark.parametrize(("backbone", "align_corners"), [("tiny", False), ("resnet18", True)])
-def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backbone", "upsampling"), [("tiny", "cells"), ("resnet18", "corners")])
+def test_the_graph_is_the_network_at_any_size(backbone: str, upsampling: Upsampling, tmp_path: Path) -> None:
     network = TinySegmenter()
     if backbone == "resnet18":
         network.backbone = ResNet("resnet18", output_stride=16, dilated=True)
         network.head, network.stride = torch.nn.Conv2d(512, 3, 1), 16
-    network.align_corners = align_corners
+    network.upsampling = upsampling
     made = export.export_onnx(network, tmp_path / "n.onnx")
     session = _session(tmp_path / "n.onnx")
-    assert (made.stride, made.remainder) == (network.stride, int(align_corners)) and made.difference < 1e-4
+    assert (made.stride, made.remainder) == (network.stride, int(upsampling == "corners")) and made.difference < 1e-4
     _agrees_at(network, session, made, (1, 1, 1), (3, 5, 2), (2, 4, 7))
     properties = session.get_modelmeta().custom_metadata_map
     assert json.loads(properties["classes"]) == ["background", "class1", "class2"]
     assert (properties["stride"], properties["remainder"]) == (str(made.stride), str(made.remainder))
     assert json.loads(properties["fill"]) == pytest.approx(network.backbone.mean)
+
+
+@pytest.mark.extra
+@installed
+def test_a_graph_of_the_published_scales_takes_images_without_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RESNETS, "resnet101-caffe", RESNETS["resnet101-caffe"]._replace(depths=(1, 1, 1, 1)))
+    values: dict[str, Any] = {"scales": (0.5, 0.75), "upsampling": "stretched"}
+    network = _settled(SegmentationNetworkSettings("resnet101-caffe", "none", **values))
+    made = export.export_onnx(network, tmp_path / "n.onnx")
+    assert (made.stride, made.remainder) == (1, 0)
+    _agrees_at(network, _session(tmp_path / "n.onnx"), made, (1, 65, 64), (2, 96, 131), (1, 214, 103))
 
 
 @pytest.mark.extra

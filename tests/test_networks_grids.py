@@ -26,6 +26,20 @@ def test_image_cells_against_a_loop(height: int, width: int, stride: int, seed: 
     assert torch.equal(found, torch.where(inside.flatten(1).any(1)[:, None, None], inside, touched))
 
 
+@pytest.mark.parametrize(("size", "grid"), [((45, 67), (6, 9)), ((288, 64), (37, 9)), ((3, 5), (3, 8))])
+def test_image_cells_of_a_stretched_grid(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    valid = torch.rand(2, *size, generator=torch.Generator().manual_seed(1)) < 0.995
+    found = image_cells(valid, grid, stride=None)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            edges = [
+                (place * side // cells, -(-(place + 1) * side // cells))
+                for place, side, cells in zip((row, column), size, grid, strict=True)
+            ]
+            cell = valid[:, slice(*edges[0]), slice(*edges[1])]
+            assert torch.equal(found[:, row, column], cell.flatten(1).all(1))
+
+
 def test_image_cells_refuses_a_grid_that_no_stride_makes() -> None:
     with pytest.raises(UsageError, match="64 × 48 pixels has no grid of 4 × 4"):
         image_cells(torch.ones(1, 64, 48, dtype=torch.bool), (4, 4), stride=16)

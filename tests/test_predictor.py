@@ -4,6 +4,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from subprocess import run as run_process
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tag2mask
-from segmenters import TinySegmenter, by_brightness, obvious_mean_logits
+from segmenters import TinySegmenter, by_brightness, filled_side, obvious_mean_logits
 from tag2mask.core.errors import UsageError
 from tag2mask.data.images import ImageError
+from tag2mask.networks.settings import Upsampling
 from tag2mask.prediction import multiscale
 from tag2mask.prediction.multiscale import mean_logits
 from tag2mask.prediction.predictor import PROBABILITY_LIMIT, Predictor
@@ -56,12 +58,12 @@ def as_batch(image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(48, 64), (37, 53), (1, 1), (3, 90), (33, 1)])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("scales", [[1.0], [0.5, 2.0], PUBLISHED])
-@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("upsampling", get_args(Upsampling))
 def test_batched_scales_and_mirror_images_are_the_obvious_mean(
-    size: tuple[int, int], flip: bool, scales: list[float], align_corners: bool
+    size: tuple[int, int], flip: bool, scales: list[float], upsampling: Upsampling
 ) -> None:
     network, image = TinySegmenter(), pixels(*size)
-    network.align_corners = align_corners
+    network.upsampling = upsampling
     found = assembled(network, image, PredictSettings(scales=scales, flip=flip))
     forwards = len(network.seen)
     expected = obvious_mean_logits(network, as_batch(image), scales, flip)
@@ -71,12 +73,11 @@ def test_batched_scales_and_mirror_images_are_the_obvious_mean(
 
 
 @pytest.mark.parametrize("size", [(40, 56), (37, 53), (5, 9)])
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_one_pass_is_the_network_itself(size: tuple[int, int], align_corners: bool) -> None:
+@pytest.mark.parametrize("upsampling", get_args(Upsampling))
+def test_one_pass_is_the_network_itself(size: tuple[int, int], upsampling: Upsampling) -> None:
     network, image = TinySegmenter().eval(), pixels(*size)
-    network.align_corners = align_corners
-    more = int(align_corners)
-    filled = network.pixel_mean.expand(1, 3, *(-(-(side - more) // 4) * 4 + more for side in size)).clone()
+    network.upsampling = upsampling
+    filled = network.pixel_mean.expand(1, 3, *(filled_side(network, side) for side in size)).clone()
     filled[..., : size[0], : size[1]] = as_batch(image)
     with torch.no_grad():
         expected = network.full_logits(filled)[0, :, : size[0], : size[1]]
@@ -94,13 +95,23 @@ def test_a_mirrored_image_has_the_mirrored_mask_whatever_its_width(width: int) -
 
 
 @pytest.mark.parametrize(
-    ("kernel", "height", "width", "align_corners"),
-    [(4, 16, 48, False), (4, 16, 51, False), (5, 17, 48, True), (5, 17, 49, True), (5, 17, 51, True)],
+    ("kernel", "height", "width", "upsampling"),
+    [
+        (4, 16, 48, "cells"),
+        (4, 16, 51, "cells"),
+        (5, 17, 48, "corners"),
+        (5, 17, 49, "corners"),
+        (5, 17, 51, "corners"),
+        (4, 16, 48, "stretched"),
+        (5, 17, 49, "stretched"),
+    ],
 )
-def test_mirroring_averages_cells_of_the_same_pixels(kernel: int, height: int, width: int, align_corners: bool) -> None:
+def test_mirroring_averages_cells_of_the_same_pixels(
+    kernel: int, height: int, width: int, upsampling: Upsampling
+) -> None:
     """Cells of 4 × 4 pixels, or of the pixels around every fourth: mirroring must not mix them with others."""
     network, image = TinySegmenter(kernel=kernel), pixels(height, width)
-    network.align_corners = align_corners
+    network.upsampling = upsampling
     with torch.no_grad():
         weight = network.backbone.conv.weight
         weight.copy_((weight + weight.flip(3)) / 2)

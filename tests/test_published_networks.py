@@ -43,7 +43,7 @@ SLOW_HEAD = {
     "batch_norm": "trained",
     "head_batch_norm_momentum": 3e-4,
     "batch_norm_affine": "fixed",
-    "align_corners": True,
+    "upsampling": "corners",
     "scales": [],
 }
 DILATED = {"output_stride": 8}
@@ -66,6 +66,7 @@ PUBLISHED = {
             "backbone": "resnet101-caffe",
             "head": "sum",
             "scales": [0.5, 0.75],
+            "upsampling": "stretched",
             "batch_norm": "fixed",
             "batch_norm_affine": "fixed",
         },

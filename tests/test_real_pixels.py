@@ -524,7 +524,7 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
                 Image.fromarray(image).save(path)
         (root / "tags.csv").write_text((scenes / "tags.csv").read_text().replace(".jpg", ".png"))
     outs = []
-    segment = {"backbone": BACKBONE, "weights": "none", "align_corners": "false"}
+    segment = {"backbone": BACKBONE, "weights": "none", "upsampling": "cells"}
     settings = {f"segment__network__{name}": value for name, value in segment.items()}
     settings |= {"segment__enabled": "true", "segment__steps": "2", "segment__batch_size": "4"}
     settings |= {"segment__augment__crop": "64", "segment__augment__long_side": "[56,80]"}

@@ -24,7 +24,7 @@ SEGMENT = {
     "segment__enabled": "true",
     "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
-    "segment__network__align_corners": "false",
+    "segment__network__upsampling": "cells",
     "segment__steps": "6",
     "segment__batch_size": "4",
     "segment__augment__crop": "64",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import MobileNetV2Config, SegformerConfig, SegformerForSemanticSegmentation
 
 from network_tester import CLASSES, AnyNetworkTester
@@ -31,6 +32,8 @@ from tag2mask.networks.backbones.wide_resnet import WideResNet
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
 from tag2mask.networks.segmentation import multi_scale
+from tag2mask.prediction.multiscale import mean_logits
+from tag2mask.prediction.settings import PredictSettings
 
 SEGFORMER = SegformerConfig(
     hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16
@@ -58,13 +61,16 @@ class SegmentationTester(AnyNetworkTester):
     def test_output_stride(self, network: SegmentationNetwork) -> None:
         assert (network.stride, network.backbone.stages[-1].stride) == (self.stride, self.last_stride)
 
+    def cells(self, side: int) -> int:
+        return -(-side // self.stride)
+
     @pytest.mark.parametrize("size", [(64, 64), (45, 67), (17, 90), (1, 3)])
     def test_forward_at_any_size(self, network: SegmentationNetwork, size: tuple[int, int]) -> None:
         network.eval()
         images = torch.rand(2, 3, *size)
         with torch.no_grad():
             logits, full = network(images), network.full_logits(images)
-        assert logits.shape == (2, 4, *(-(-side // self.stride) for side in size))
+        assert logits.shape == (2, 4, *(self.cells(side) for side in size))
         assert full.shape == (2, 4, *size)
         assert logits.dtype == full.dtype == torch.float32
         assert logits.isfinite().all() and full.isfinite().all()
@@ -109,7 +115,7 @@ class TestSumAtSeveralScales(SegmentationTester):
 
 
 class TestConcat(SegmentationTester):
-    settings: ClassVar = {"backbone": "resnet18", "head": "concat", "align_corners": False}
+    settings: ClassVar = {"backbone": "resnet18", "head": "concat", "upsampling": "cells"}
 
 
 class TestLargeFov(SegmentationTester):
@@ -121,11 +127,24 @@ class TestLargeFov(SegmentationTester):
 
 
 class TestOriginalResnet(SegmentationTester):
-    settings: ClassVar = {"backbone": "resnet101-caffe", "head": "sum", "scales": (0.5, 0.75)}
+    settings: ClassVar[dict[str, Any]] = {"backbone": "resnet101-caffe", "head": "sum", "scales": (0.5, 0.75)}
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(RESNETS, "resnet101-caffe", Variant(CaffeBottleneck, (1, 1, 1, 1)))
+
+
+class TestOriginalResnetStretched(TestOriginalResnet):
+    settings: ClassVar[dict[str, Any]] = {**TestOriginalResnet.settings, "upsampling": "stretched"}
+
+    @staticmethod
+    def cells(side: int) -> int:
+        pooled = -(-side // 2) // 2 + 1  # a window begins at every second row of ceil(side / 2)
+        return -(-pooled // 2)
+
+
+class TestConcatStretched(TestOriginalResnetStretched):
+    settings: ClassVar[dict[str, Any]] = {"backbone": "resnet101-caffe", "head": "concat", "upsampling": "stretched"}
 
 
 class TestDeepStem(SegmentationTester):
@@ -344,13 +363,83 @@ def test_several_scales_by_hand() -> None:
         assert torch.equal(network.full_logits(images), network.to_pixels(every[-1], (75, 101)))
 
 
-def test_grids_of_the_published_scales() -> None:
+@pytest.mark.parametrize("settings", [{}, {"backbone": "resnet101-caffe", "upsampling": "stretched"}])
+def test_grids_of_the_published_scales(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As the port's, whose pooling rounds up: 321 pixels give 41, 21 and 31 cells."""
-    network = build_segmentation_network(_random(scales=(0.5, 0.75)), CLASSES, seed=3).train()
+    monkeypatch.setitem(RESNETS, "resnet101-caffe", Variant(CaffeBottleneck, (1, 1, 1, 1)))
+    network = build_segmentation_network(_random(scales=(0.5, 0.75), **settings), CLASSES, seed=3).train()
     with torch.no_grad():
         assert [each.shape[2:] for each in network(torch.rand(1, 3, 321, 321))] == [
             (cells, cells) for cells in (41, 21, 31, 41)
         ]
+
+
+def _ported(state: dict[str, Tensor], pixels: Tensor) -> Tensor:
+    """Logits (1, K, H, W) of the PyTorch port of DeepLabV2 for RGB of 0 to 255, (H, W, 3), from a state of ours."""
+
+    def unit(x: Tensor, convolution: str, norm: str, stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
+        x = F.conv2d(x, state[f"backbone.{convolution}.weight"], None, stride, padding, dilation)
+        mean, variance, scale, shift = (
+            state[f"backbone.{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, variance, scale, shift)
+
+    def one_scale(x: Tensor) -> Tensor:
+        x = F.max_pool2d(unit(x, "conv1", "bn1", 2, 3).relu(), 3, 2, 1, ceil_mode=True)
+        for layer, stride, dilation in ((1, 1, 1), (2, 2, 1), (3, 1, 2), (4, 1, 4)):
+            for block in range(
+                sum(f"backbone.layer{layer}." in name for name in state if name.endswith("conv1.weight"))
+            ):
+                name, step = f"layer{layer}.{block}", 1 if block else stride
+                y = unit(x, f"{name}.conv1", f"{name}.bn1", step).relu()
+                y = unit(y, f"{name}.conv2", f"{name}.bn2", 1, dilation, dilation).relu()
+                y = unit(y, f"{name}.conv3", f"{name}.bn3")
+                x = (y + (x if block else unit(x, f"{name}.downsample.0", f"{name}.downsample.1", step))).relu()
+        total = torch.zeros(1)
+        for branch, rate in enumerate((6, 12, 18, 24)):
+            weight, bias = (state[f"head.stages.c{branch}.{kind}"] for kind in ("weight", "bias"))
+            total = total + F.conv2d(x, weight, bias, padding=rate, dilation=rate)
+        return total
+
+    def bilinear(x: Tensor, **how: Any) -> Tensor:
+        return F.interpolate(x, **how, mode="bilinear", align_corners=False)
+
+    image = (pixels.float() - torch.tensor([122.675, 116.669, 104.008])).permute(2, 0, 1)[None]
+    logits = one_scale(image)
+    for scale in (0.5, 0.75):
+        logits = logits.maximum(bilinear(one_scale(bilinear(image, scale_factor=scale)), size=logits.shape[2:]))
+    return bilinear(logits, size=pixels.shape[:2])
+
+
+@pytest.mark.parametrize(("size", "grid"), [((321, 321), (41, 41)), ((375, 500), (48, 63)), ((288, 384), (37, 49))])
+def test_logits_and_labels_are_those_of_the_port(size: Any, grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port's files are read by `from_deeplab_port`; at 288 and 375 pixels its pooling adds a cell."""
+    monkeypatch.setitem(RESNETS, "resnet101-caffe", Variant(CaffeBottleneck, (1, 2, 2, 1)))
+    differing = {}
+    for upsampling in ("stretched", "corners"):
+        settings = _random(backbone="resnet101-caffe", scales=(0.5, 0.75), upsampling=upsampling)
+        network = build_segmentation_network(settings, tuple(map(str, range(20))), seed=3).eval()
+        generator = torch.Generator().manual_seed(4)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.3, 0.6, generator)
+                nn.init.normal_(module.bias, 0, 0.1, generator)
+        coarse = torch.randint(256, (1, 3, 8, 9), generator=generator).float()
+        pixels = F.interpolate(coarse, size=size, mode="bicubic").clamp(0, 255).byte()[0].permute(1, 2, 0)
+        with torch.no_grad():
+            expected = _ported(network.state_dict(), pixels)[0]
+            for block in mean_logits(network, [pixels], PredictSettings(), torch.device("cpu")):
+                there = expected[:, block.rows, block.columns]
+                if upsampling == "stretched":
+                    torch.testing.assert_close(block.logits, there, rtol=1e-4, atol=1e-4 * expected.std().item())
+                count = (block.logits.argmax(0) != there.argmax(0)).sum()
+                differing[upsampling] = differing.get(upsampling, 0) + int(count)
+            if upsampling == "stretched":
+                images = pixels.permute(2, 0, 1)[None].float() / 255
+                assert network(images).shape[2:] == grid
+                torch.testing.assert_close(network.full_logits(images)[0], expected, rtol=1e-4, atol=1e-3)
+    share = {name: count / expected[0].numel() for name, count in differing.items()}
+    assert share["stretched"] <= 1e-4 and share["corners"] > 0.02
 
 
 def test_a_smaller_image_keeps_every_valid_pixel() -> None:
@@ -362,15 +451,17 @@ def test_a_smaller_image_keeps_every_valid_pixel() -> None:
         seen.append(part)
         return images
 
-    multi_scale(logits_of, torch.rand(1, 3, 40, 60), valid, (0.5, 0.1))
-    assert seen[0] is valid
-    assert [int(part.sum()) for part in seen if part is not None] == [1, 1, 1]
-    assert seen[1] is not None and seen[1][0, 6, 14]
+    for stretched in (False, True):
+        seen.clear()
+        multi_scale(logits_of, torch.rand(1, 3, 40, 60), valid, (0.5, 0.1), stretched=stretched)
+        assert seen[0] is valid
+        assert [int(part.sum()) for part in seen if part is not None] == [1, 1, 1]
+        assert seen[1] is not None and seen[1][0, 6, 14]
 
 
 def test_full_logits_with_aligned_corners() -> None:
     network = build_segmentation_network(_random(), CLASSES, seed=3).eval()
-    assert network.align_corners
+    assert network.upsampling == "corners"
     images = torch.rand(1, 3, 45, 67)
     with torch.no_grad():
         expected = _bilinear(network(images), (45, 67), corners=True)
@@ -378,7 +469,7 @@ def test_full_logits_with_aligned_corners() -> None:
 
 
 def test_full_logits_of_cells_that_stay_in_place() -> None:
-    network = build_segmentation_network(_random(align_corners=False), CLASSES, seed=3).eval()
+    network = build_segmentation_network(_random(upsampling="cells"), CLASSES, seed=3).eval()
     logits = torch.rand(1, 4, 6, 9)
     whole = _bilinear(logits, (48, 72), corners=False)
     torch.testing.assert_close(network.to_pixels(logits, (45, 67)), whole[:, :, :45, :67], rtol=1e-4, atol=1e-5)
@@ -482,7 +573,7 @@ def test_segformer_is_that_of_transformers(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model((images - mean[:, None, None]) / std[:, None, None]).logits
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-    assert not network.align_corners
+    assert network.upsampling == "cells"
 
 
 def test_pretrained_segformer_trains_whole(tmp_path: Path) -> None:

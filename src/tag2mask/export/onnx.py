@@ -124,16 +124,17 @@ class _FullSize(nn.Module):
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
-        self.stride, self.cell = common_stride(network), network.stride
-        self.align_corners = network.align_corners
+        self.upsampling, self.cell = network.upsampling, network.stride
+        self.stride = 1 if self.upsampling == "stretched" else common_stride(network)
         self.remainder = padded_side(network, self.stride) % self.stride
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits, (N, C + 1, H, W), of images (N, 3, H, W)."""
         logits = self.network(images)
-        if self.align_corners:
-            return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
-        return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
+        if self.upsampling == "cells":
+            return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
+        corners = self.upsampling == "corners"
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=corners)
 
     def images(self, count: int, rows: int, columns: int) -> Tensor:
         """Random images, (count, 3, H, W), larger than `_MIN_SIDE` by ``rows`` and ``columns`` strides."""
@@ -160,7 +161,10 @@ def _trace_and_check(graph: _FullSize, path: Path) -> float:
 
 def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
     """Write the graph with free numbers of images, rows and columns."""
-    count, rows, columns = (torch.export.Dim(name, min=1) for name in ("count", "rows", "columns"))
+    least = _MIN_SIDE if graph.stride == 1 else 1
+    count, rows, columns = (
+        torch.export.Dim(name, min=low) for name, low in (("count", 1), ("rows", least), ("columns", least))
+    )
     sides = [graph.stride * cells + graph.remainder for cells in (rows, columns)]
     shapes = ({0: count, 2: sides[0], 3: sides[1]},)
     try:

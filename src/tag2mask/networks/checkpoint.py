@@ -28,7 +28,7 @@ from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.networks.settings import NetworkSettings, OutputStride, SegmentationNetworkSettings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The version of the metadata; files with another one are refused."""
 
 Kind = Literal["pot", "edges", "segmentation"]

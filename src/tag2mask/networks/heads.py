@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tag2mask.core.errors import UsageError
 from tag2mask.networks.backbones.base import Stage, to_grid
+from tag2mask.networks.settings import Upsampling
 
 RATES = (6, 12, 18, 24)
 """Dilations of the four parallel convolutions. Source: Chen et al., DeepLab, TPAMI 2018, "ASPP-L"."""
@@ -23,10 +24,10 @@ class Head(nn.Module):
     Attributes:
         stride: pixels per cell of the logits; by default that of the last stage.
         levels: indices of the stages that the head reads; by default the last stage.
-        align_corners: the published interpolation of logits to the image's size.
+        upsampling: the published interpolation of logits to the image's size.
     """
 
-    align_corners: bool = True
+    upsampling: Upsampling = "corners"
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class SegformerHead(Head):
     Source: Xie et al., SegFormer, NeurIPS 2021, section 3.2; for other backbones than its own ours.
     """
 
-    align_corners = False
+    upsampling = "cells"
 
     def __init__(
         self,

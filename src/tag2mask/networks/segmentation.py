@@ -39,7 +39,7 @@ class SegmentationNetwork(NormalisingNetwork):
     Attributes:
         classes: C names, without background; class id = channel of the logits, 0 is background.
         stride: pixels per cell of the logits.
-        align_corners: the interpolation of `to_pixels`.
+        upsampling: the interpolation of `to_pixels`.
         licence: a note on the initial weights, saved in the checkpoint.
         intensity: for images of more than 8 bits, the values of black and white in training, saved in the checkpoint;
             None: 0 to 65535.
@@ -54,7 +54,7 @@ class SegmentationNetwork(NormalisingNetwork):
         self.classes, self.settings = tuple(classes), settings
         self.head = _head(backbone, len(classes) + 1, settings)
         self.stride = self.head.stride
-        self.align_corners = self.head.align_corners if settings.align_corners is None else settings.align_corners
+        self.upsampling = settings.upsampling or self.head.upsampling
         self.licence = licence_note(settings)
         self.intensity: tuple[float, float] | None = None
         self._apply_policy()
@@ -76,12 +76,13 @@ class SegmentationNetwork(NormalisingNetwork):
     def to_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (N, ·, h, w) of images of ``size`` = (H, W), bilinear to (N, ·, H, W).
 
-        ``align_corners`` aligns the centres of the outer cells with the outer pixels, as in a ResNet whose stride
-        divides H - 1. Otherwise cells keep their position and the last ones are cropped.
+        With ``upsampling`` `corners` the centres of the outer cells lie on the outer pixels, as in a ResNet whose
+        stride divides H - 1. With `cells` they keep their position and the last ones are cropped. With `stretched` a
+        cell has H / h × W / w pixels.
         """
-        if self.align_corners:
-            return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
-        return to_grid(logits, self.stride, 1, size)
+        if self.upsampling == "cells":
+            return to_grid(logits, self.stride, 1, size)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.upsampling == "corners")
 
     def parameter_groups(self) -> ParameterGroups:
         """The trainable parameters in groups for learning rates and weight decay."""
@@ -112,15 +113,17 @@ class SegmentationNetwork(NormalisingNetwork):
         normalised = self.normalise(images, valid)
         if not self.settings.scales:
             return [self._logits(normalised, valid)]
-        return multi_scale(self._logits, normalised, valid, self.settings.scales)
+        stretched = self.upsampling == "stretched"
+        return multi_scale(self._logits, normalised, valid, self.settings.scales, stretched=stretched)
 
     def _logits(self, normalised: Tensor, valid: Tensor | None) -> Tensor:
         """Float32 logits of one scale."""
-        maps = self.backbone(normalised)
+        stretched = self.upsampling == "stretched"
+        maps = self.backbone.uncut_maps(normalised) if stretched else self.backbone(normalised)
         inside = None
         if valid is not None:
             grid = int(maps[-1].shape[2]), int(maps[-1].shape[3])
-            inside = image_cells(valid, grid, stride=self.backbone.stages[-1].stride)
+            inside = image_cells(valid, grid, stride=None if stretched else self.backbone.stages[-1].stride)
         logits: Tensor = self.head(maps, inside)
         return logits.float()
 
@@ -130,6 +133,8 @@ def multi_scale(
     images: Tensor,
     valid: Tensor | None,
     scales: tuple[float, ...],
+    *,
+    stretched: bool,
 ) -> list[Tensor]:
     """The logits of images at several scales, and their maximum.
 
@@ -138,19 +143,25 @@ def multi_scale(
         valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any part of it is.
         scales: the scaled sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose cells of 8
             pixels are aligned with those of the image. Scaling is bilinear, corners not aligned.
+        stretched: the scaled sides are side · scale, rounded down, as in the port: 321 gives 160 and 240.
 
     Returns:
         (N, K, h, w) of the images, (N, K, ·, ·) of each scale on its own grid, and the maximum of all, on the first
         grid.
 
-    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port rounds side · scale down, which gives the same
-    cells at the published size.
+    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; ``stretched`` as its PyTorch port on torch 1.6 or newer. With an
+    older torch the port samples at ratios of the sides instead of the scale.
     """
     every = [logits_of(images, valid)]
     for scale in scales:
-        size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
-        scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        inside = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
+        if stretched and min(images.shape[2:]) * scale >= 1:  # a smaller image has no such size
+            scaled = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+        else:
+            size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
+            scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        inside = None
+        if valid is not None:
+            inside = F.adaptive_max_pool2d(valid.unsqueeze(1).float(), scaled.shape[2:]).squeeze(1) > 0
         every.append(logits_of(scaled, inside))
     grid = every[0].shape[2:]
     on_one_grid = [F.interpolate(each, size=grid, mode="bilinear", align_corners=False) for each in every[1:]]

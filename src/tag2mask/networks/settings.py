@@ -17,6 +17,9 @@ OutputStride = Literal[8, 16, 32]
 
 Norm = Literal["auto", "fixed", "trained"]
 
+Upsampling = Literal["corners", "cells", "stretched"]
+"""How logits are interpolated to the size of the image; see `SegmentationNetworkSettings`."""
+
 
 @dataclass
 class NetworkSettings(Checked):
@@ -116,9 +119,10 @@ class SegmentationNetworkSettings(Checked):
         batch_norm_affine: whether scale and shift of batch norm train. `fixed`: as in all public trainings of DeepLab
             on pseudo masks; `trained`; `auto`: fixed for pretrained weights, trained for random ones and with the head
             `segformer`, as published. Other kinds of norms always train.
-        align_corners: interpolation of logits to the image's size: true aligns the centres of the outer cells with the
-            outer pixels, false keeps the position of every cell; null takes the head's published choice (true; false
-            for `segformer`).
+        upsampling: interpolation of logits to the image's size. `corners` aligns the centres of the outer cells with
+            the outer pixels; `cells` keeps the position of every cell; `stretched` spreads the cells evenly over the
+            image and scales images by ``scales`` as the PyTorch port of DeepLabV2 does; null takes the head's published
+            choice (`corners`; `cells` for `segformer`).
     """
 
     backbone: str = setting("resnet101", path=True)
@@ -131,7 +135,7 @@ class SegmentationNetworkSettings(Checked):
     head_batch_norm: Norm = "auto"
     head_batch_norm_momentum: float = setting(0.1, above=0, high=1)
     batch_norm_affine: Norm = "auto"
-    align_corners: bool | None = None
+    upsampling: Upsampling | None = None
 
     _section: ClassVar[str] = "segment.network"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tag2mask.cams.inference import resize
 from tag2mask.core.errors import Tag2maskError
+from tag2mask.networks.backbones.base import ceil_grid
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import OVERLAP, PredictSettings
 from tag2mask.prediction.tiles import Axis, tile_axis
@@ -63,9 +64,12 @@ def common_stride(network: SegmentationNetwork) -> int:
 def padded_side(network: SegmentationNetwork, side: int) -> int:
     """The padded side of an image, chosen so that the cells of its mirror image coincide with its own.
 
-    It is a multiple of all strides, and one pixel more with `align_corners`.
+    With the network's ``upsampling`` `cells` it is a multiple of all strides, with `corners` one pixel more; with
+    `stretched` the cells coincide at any side.
     """
-    unit, extra = common_stride(network), int(network.align_corners)
+    if network.upsampling == "stretched":
+        return side
+    unit, extra = common_stride(network), int(network.upsampling == "corners")
     return -(-(side - extra) // unit) * unit + extra
 
 
@@ -154,8 +158,11 @@ def _window_grids(
         padded[..., :height, :width] = images
         step = max(1, FORWARD_PIXELS // (sides[0] * sides[1] * (2 if settings.flip else 1)))
         parts = [_logits(network, part, (height, width), settings) for part in torch.split(padded, step)]
+        logits = torch.cat(parts)
         cells = (height / size[0] / network.stride, width / size[1] / network.stride)
-        grids.append(LogitGrid(torch.cat(parts), cells, 0.5 / network.stride if network.align_corners else 0.5))
+        if network.upsampling == "stretched":
+            cells = (logits.shape[2] / size[0], logits.shape[3] / size[1])
+        grids.append(LogitGrid(logits, cells, 0.5 / network.stride if network.upsampling == "corners" else 0.5))
     return grids
 
 
@@ -208,7 +215,8 @@ def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int],
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         whole = size == tuple(images.shape[2:])
         logits: Tensor = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
-    expected = (len(network.classes) + 1, *(-(-side // network.stride) for side in images.shape[2:]))
+    grid = ceil_grid((int(images.shape[2]), int(images.shape[3])), network.stride)
+    expected = (len(network.classes) + 1, *(logits.shape[2:] if network.upsampling == "stretched" else grid))
     if tuple(logits.shape[1:]) != expected:
         raise Tag2maskError(f"the network should give logits {expected} per image, got {tuple(logits.shape[1:])}")
     if not settings.flip:

@@ -175,8 +175,8 @@ class SegmentSettings(LoopSettings):
         head_lr_multiplier: the learning rate of the head, as a multiple of the backbone's.
 
     Source: 10 images per step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
-    pixel more the outer cells of stride 8 have their middles on the outer pixels, where `align_corners` puts them. With
-    448 the last one is 7 pixels off.
+    pixel more the outer cells of stride 8 have their middles on the outer pixels, where the upsampling `corners` puts
+    them. With 448 the last one is 7 pixels off.
     """
 
     epochs: float = setting(20.0, above=0)

@@ -64,6 +64,10 @@ class Backbone(nn.Module):
         """The maps of `all_stages`, as `forward` gives those of `stages`."""
         return list(self(images))
 
+    def uncut_maps(self, images: Tensor) -> list[Tensor]:
+        """As `forward`, with the cells beyond the image that the backbone's pooling may add."""
+        return list(self(images))
+
     def stem(self) -> list[nn.Module]:
         """The modules that `apply_policy` freezes when the weights are pretrained."""
         return []
@@ -161,26 +165,25 @@ def ceil_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
+def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int | None) -> Tensor:
     """The cells that belong to the image: those wholly inside it or, if there are none, those that it touches.
 
     Args:
         valid: bool (N, H, W), False = padding.
-        size: (h, w), the grid of (H, W) at ``stride``.
+        size: (h, w), the grid of (H, W) at ``stride``; without a stride, any: the cells are spread evenly over (H, W).
 
     Returns:
         bool (N, h, w), at least one True for an image that has a valid pixel.
     Source: ours.
     """
     height, width = valid.shape[-2:]
-    if ceil_grid((height, width), stride) != tuple(size):
+    if stride is not None and ceil_grid((height, width), stride) != tuple(size):
         raise UsageError(
             f"a valid mask of {height} × {width} pixels has no grid of {size[0]} × {size[1]} cells of {stride} pixels"
         )
-    inside, outside = (
-        F.max_pool2d(pixels.unsqueeze(1).float(), stride, ceil_mode=True).squeeze(1) == 0
-        for pixels in (valid.logical_not(), valid)
-    )
+    masks = torch.stack([valid.logical_not(), valid]).float()
+    most = F.max_pool2d(masks, stride, ceil_mode=True) if stride else F.adaptive_max_pool2d(masks, size)
+    inside, outside = most == 0
     return torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, outside.logical_not())
 
 

@@ -155,7 +155,10 @@ class ResNet(Backbone):
         self.conv1 = _deep_stem(channels) if deep_stem else nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=self.caffe)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        if self.caffe:
+            # The same as `ceil_mode`, which ONNX cannot express at every size; zeros suffice after a ReLU.
+            self.maxpool = nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.MaxPool2d(3, stride=2))
         reached, dilation = _STEM_STRIDE, 1
         stages = [Stage("stem", channels, reached)]
         for index, (depth, stride) in enumerate(zip(depths, _STRIDES[output_stride], strict=True)):
@@ -187,14 +190,16 @@ class ResNet(Backbone):
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.all_maps`."""
-        maps = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
-        for stage in self.stages:
-            maps.append(self.get_submodule(stage.name)(maps[-1]))
+        maps = self._uncut(images)
         if not self.caffe:
             return maps
         # Caffe's pooling may add a cell whose centre lies outside the image.
         grids = (ceil_grid((images.shape[2], images.shape[3]), stage.stride) for stage in self.all_stages)
         return [each[..., :height, :width] for each, (height, width) in zip(maps, grids, strict=True)]
+
+    def uncut_maps(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.uncut_maps`."""
+        return self._uncut(images)[1:]
 
     def stem(self) -> list[nn.Module]:
         """The first convolution, or the three of a deep stem, and the norm. Source: the published release."""
@@ -203,6 +208,12 @@ class ResNet(Backbone):
     def architecture(self) -> dict[str, Any]:
         """See `Backbone.architecture`."""
         return {"kind": "resnet", "name": self.name, "output_stride": self.output_stride, "dilated": self.dilated}
+
+    def _uncut(self, images: Tensor) -> list[Tensor]:
+        maps = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
+        for stage in self.stages:
+            maps.append(self.get_submodule(stage.name)(maps[-1]))
+        return maps
 
 
 def _deep_stem(channels: int) -> nn.Sequential:
