@@ -201,6 +201,14 @@ def test_models_that_no_memory_holds_are_refused(name: str, weights: str, tmp_pa
         build_backbone(NetworkSettings(backbone=str(tmp_path), weights=weights))
 
 
+def test_compressed_weights_of_a_model_are_refused(tmp_path: Path) -> None:
+    Dinov2Model(Dinov2Config(**TINY)).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    _compressed(tmp_path / "pytorch_model.bin")
+    with bounded(), pytest.raises(UsageError, match=r"pytorch_model\.bin could not be read .*its entries would take"):
+        build_backbone(NetworkSettings(backbone=str(tmp_path)))
+
+
 def test_a_clip_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "clip", tiny_model())
     values = json.loads((folder / "config.json").read_text())

@@ -54,21 +54,28 @@ def test_a_folder_that_a_killed_export_left_in_a_run_is_removed(
 
 @contextmanager
 def killed_at(deletion: int) -> Iterator[None]:
-    """Nothing more is deleted after so many files."""
-    unlink, done = os.unlink, 0
+    """Nothing more is deleted or renamed after so many files."""
+    done = 0
 
-    def killing(*arguments: Any, **options: Any) -> None:
-        nonlocal done
-        if done == deletion:
-            raise KeyboardInterrupt
-        done += 1
-        unlink(*arguments, **options)
+    def killing(act: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: Any, **options: Any) -> None:
+            nonlocal done
+            if done == deletion:
+                raise KeyboardInterrupt
+            done += 1
+            act(*arguments, **options)
 
-    with patch("os.unlink", killing), suppress(KeyboardInterrupt):
+        return counted
+
+    with (
+        patch("os.unlink", killing(os.unlink)),
+        patch("os.rename", killing(os.rename)),
+        suppress(KeyboardInterrupt),
+    ):
         yield
 
 
-@pytest.mark.parametrize("deletion", range(0, 60, 3))
+@pytest.mark.parametrize("deletion", range(60))
 def test_a_restart_that_was_killed_while_it_deletes_can_be_repeated(deletion: int, copied: Path) -> None:
     stages = [stage for name, stage in STAGES.items() if name != "seeds"]
     with killed_at(deletion):

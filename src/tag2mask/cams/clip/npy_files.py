@@ -288,8 +288,6 @@ class _Reader(pickle._Unpickler):
     """
 
     dispatch: ClassVar = pickle._Unpickler.dispatch | {
-        # Python allocates a bytearray of the claimed length before it reads the bytes.
-        ord(pickle.BYTEARRAY8): pickle._Unpickler.dispatch[ord(pickle.BINBYTES8)],
         ord(pickle.SETITEM): _with_text_keys(pickle.SETITEM, slice(-2, -1)),
         ord(pickle.SETITEMS): _with_text_keys(pickle.SETITEMS, slice(0, None, 2)),
         ord(pickle.DICT): _with_text_keys(pickle.DICT, slice(0, None, 2)),
