@@ -96,7 +96,8 @@ class ViewSettings(Checked):
         crop: side of the square crop in pixels.
         resize: ``long_side_range``: the long side is drawn from ``long_side``; ``scale_range``: the size is multiplied
             by a number between the minimum and maximum of ``scales``, 0.5 and 1.5 where that is not a setting;
-            ``scale_choice``: by one of ``scales``. Then a random window is cropped, padded where the image is smaller.
+            ``scale_choice``: by one of ``scales``, with sizes rounded down, bilinear without antialiasing as in OpenCV
+            (other ways: bicubic with antialiasing). Then a random window is cropped, padded where the image is smaller.
             ``stretch``: the whole image is resized to crop × crop, whatever its shape.
         long_side: minimum and maximum of the long side in pixels, inclusive; read by ``long_side_range`` only.
     """

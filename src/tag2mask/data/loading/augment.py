@@ -36,6 +36,7 @@ class Geometry:
     left: int  # first column of the crop; negative: padding on the left
     crop: int  # side of the crop in pixels
     flip: bool  # whether the crop is flipped horizontally
+    antialias: bool = True  # whether the image is resized bicubic with antialiasing; otherwise bilinear without
 
     @property
     def inside(self) -> tuple[slice, slice]:
@@ -52,7 +53,8 @@ def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.
     or at its top left. The number of values drawn from ``rng`` does not depend on the settings.
 
     Source: the augmentation of SIPE and IRN (long side, flip, crop with padding); the order is ours. Relative sizes:
-    HSC_WSSS (``scale_range``), the PyTorch port of DeepLabV2 (``scale_choice``, padding at the bottom right).
+    HSC_WSSS (``scale_range``), the PyTorch port of DeepLabV2 (``scale_choice``, with sizes rounded down and no
+    antialiasing; padding at the bottom right).
     """
     drawn_size, place_y, place_x, mirror = rng.random(4)
     crop = settings.crop
@@ -60,9 +62,10 @@ def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.
     if settings.resize == "stretch":
         return Geometry((crop, crop), 0, 0, crop, flip)
     long_side = _long_side(max(size), settings, drawn_size)
-    height, width = (max(1, round(side * long_side / max(size))) for side in size)
+    ported = settings.resize == "scale_choice"
+    height, width = (max(1, (int if ported else round)(side * long_side / max(size))) for side in size)
     top, left = _offset(height, crop, place_y, settings.padding), _offset(width, crop, place_x, settings.padding)
-    return Geometry((height, width), top, left, crop, flip)
+    return Geometry((height, width), top, left, crop, flip, antialias=not ported)
 
 
 def training_view(
@@ -123,12 +126,15 @@ def cut(
 ) -> View:
     """The view of a geometry; arguments as in `training_view`.
 
-    The image is resized bicubic, the mask and its weights by nearest neighbour, the CAMs bilinear.
+    The image is resized as the geometry states, the mask and its weights by nearest neighbour, the CAMs bilinear.
     """
     crop, inside = geometry.crop, geometry.inside
     pixels = np.empty((crop, crop, 3), dtype=np.float32)
     pixels[:] = fill
-    pixels[inside] = _resampled(Image.fromarray(image), geometry, Image.Resampling.BICUBIC) / np.float32(255)
+    if geometry.antialias:
+        pixels[inside] = _resampled(Image.fromarray(image), geometry, Image.Resampling.BICUBIC) / np.float32(255)
+    else:
+        pixels[inside] = _bilinear(image, geometry) / np.float32(255)
     valid = np.zeros((crop, crop), dtype=np.bool_)
     valid[inside] = True
     view = View(_tensor(pixels, geometry).permute(2, 0, 1).contiguous(), _tensor(valid, geometry))
@@ -172,6 +178,19 @@ def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) ->
     # Pillow refuses a box that is outside the image by rounding.
     box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))
     return np.asarray(image.resize((right - left, bottom - top), how, box))
+
+
+def _bilinear(image: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.float32]:
+    """As `_resampled` of an image (H, W, 3), without antialiasing. Source: OpenCV's bilinear interpolation."""
+    part: npt.NDArray[Any] = image
+    for axis, (inside, first) in enumerate(zip(geometry.inside, (geometry.top, geometry.left), strict=True)):
+        side = image.shape[axis]
+        places = (np.arange(inside.start, inside.stop) + first + 0.5) * side / geometry.size[axis] - 0.5
+        places = places.clip(0, side - 1)
+        low = places.astype(int)
+        share = (places - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        part = part.take(low, axis) * (1 - share) + part.take(np.minimum(low + 1, side - 1), axis) * share
+    return part
 
 
 def _nearest(pixels: npt.NDArray[np.uint8], geometry: Geometry, *, padding: int) -> torch.Tensor:
