@@ -240,9 +240,7 @@ def test_params_of_many_names_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1", bytes(4096)])
-def test_the_manifest_of_a_run_is_written_and_not_believed(
-    content: bytes, scenes: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_damaged_manifest_is_written_again(content: bytes, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     assert run("train", scenes, out) == 0
     sound = (out / "data.arrow").read_bytes()

@@ -284,7 +284,7 @@ def test_a_mask_that_does_not_fit_is_refused(page: Page, run: Path, body: bytes,
         ("tags", {"tags": list(range(1, 20)) * 9000}),
     ],
 )
-def test_a_decision_that_is_none_is_refused(page: Page, run: Path, address: str, body: object) -> None:
+def test_what_is_not_a_decision_is_refused(page: Page, run: Path, address: str, body: object) -> None:
     answer = page.put(f"/api/images/0/{address}", body)
     assert 400 <= answer.status_code < 500 and answer.get_json()["error"]
     assert not (run / "corrections").exists()
@@ -307,7 +307,7 @@ def test_a_decision_that_is_none_is_refused(page: Page, run: Path, address: str,
     ],
     ids=lambda body: body[:16].decode("ascii", "replace"),
 )
-def test_json_that_is_none_gets_a_line(page: Page, run: Path, body: bytes) -> None:
+def test_a_body_that_is_not_json_gets_a_line(page: Page, run: Path, body: bytes) -> None:
     for address in ("verdict", "tags"):
         answer = page.put(f"/api/images/0/{address}", body, **{"Content-Type": "application/json"})
         assert answer.status_code == 400 and answer.get_json()["error"]
@@ -495,7 +495,7 @@ def test_a_run_that_goes_on_while_its_review_is_open(page: Page, run: Path) -> N
     assert read_mask(run / "corrections/one.png").tobytes() == shown
 
 
-def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
+def test_a_failing_disk_is_named(page: Page, run: Path) -> None:
     (run / "corrections").write_text("in the way")
     answer = page.put("/api/images/0/mask?verdict=corrected", every_value(5).tobytes())
     assert answer.status_code == 500 and "run/corrections" in answer.get_json()["error"]

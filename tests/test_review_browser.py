@@ -283,7 +283,7 @@ def test_a_long_list_from_its_middle_and_keys_switched_off(
     page.find_element(By.ID, "single").click()
 
 
-def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path) -> None:
+def test_what_cannot_be_saved_is_shown_and_kept(page: webdriver.Chrome, run: Path) -> None:
     (run / "corrections").write_text("in the way")
     _drag(page, (10, 10), (12, 10))
     _until(page, lambda: page.find_element(By.ID, "fault").is_displayed())

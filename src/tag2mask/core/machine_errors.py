@@ -13,7 +13,7 @@ from pathlib import Path
 from tag2mask.core.errors import Tag2maskError
 
 CONTINUES = "the same command continues from there"
-KEPT = f"finished files are kept, and {CONTINUES}"
+KEPT = "finished files are kept, and the same command continues from there"
 
 _FULL = {
     errno.ENOSPC: "no space left on the disk of {}; free some",
