@@ -24,7 +24,7 @@ LEAVE_ONE_OUT = (
     pot("seeds by argmax, as published", seed_rule="argmax"),
     pot("activation without the plan", reweight="none", cluster_reduction="max", normalise_over="class"),
     Method("without a plan: clusters alone", DEFAULT.plain_clusters()),
-    Method("`paper`", DEFAULT.paper()),
+    pot("`paper`, with the background over the tags", DEFAULT.paper(), background="tags"),
 )
 """POT with one part removed or as published; the last three change several parts."""
 

@@ -29,7 +29,7 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.ot import kmeans
 from tag2mask.pot import PotSettings, partition
-from tag2mask.pot.external import BIAS, ExternalSettings
+from tag2mask.pot.external import BACKGROUND_BIAS, ExternalSettings
 from tag2mask.runs.base_cams import read_external_maps
 from tag2mask.runs.run_folder import RunFolder
 
@@ -87,7 +87,7 @@ def under(context: Callable[[], object]) -> Callable[[ImageMaps], Maps]:
 def unbiased(maps: ImageMaps) -> Maps:
     """The background as it is, not half of it and 0.2."""
     cams = pot(maps)
-    return torch.cat([2 * (cams[:1] - BIAS), cams[1:]])
+    return torch.cat([2 * (cams[:1] - BACKGROUND_BIAS), cams[1:]])
 
 
 def fused(**changes: float) -> Callable[[ImageMaps], Maps]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tag2mask.cams.inference import ImageMaps
 from tag2mask.core.errors import UsageError
+from tag2mask.networks.pot_network import PotOutput
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
 from tag2mask.pot.external import (
     CONTRAST,
@@ -21,6 +22,8 @@ from tag2mask.pot.external import (
     fused,
     suppressed,
 )
+from tag2mask.training.settings import TrainSettings
+from tag2mask.training.tasks import objective
 
 GRID = (6, 7)
 TAGS = torch.tensor([[True, False, True, False], [False, True, False, False], [False, False, False, False]])
@@ -113,14 +116,14 @@ def slow_loss(maps: np.ndarray, target: np.ndarray, ids: list[int], inside: np.n
 def test_the_loss_agrees_with_the_slow_version() -> None:
     result, external = solved()
     settings = ExternalSettings(suppression=0.5, consistency_pair="pot-target")
-    external[0, 2] = NO_MAP  # a tag without a map does not count, and neither does the third image, which has none
+    external[0, 2] = NO_MAP  # a tag without a map does not count; the third image, which has none, counts as 0
     result = suppressed(result, external, settings)
     target = fused(result, external, settings).cams.numpy()
     expected = []
     for number, ids in enumerate(([0, 1], [0, 2])):
         inside = result.slots.valid[number].view(GRID).numpy()
         expected.append(slow_loss(result.cams[number].numpy(), target[number], ids, inside))
-    assert float(external_loss(result, external, settings)) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert float(external_loss(result, external, settings)) == pytest.approx(np.sum(expected) / 3, rel=1e-4)
 
 
 def test_the_loss_teaches_both_sides_and_not_the_classifier() -> None:
@@ -135,6 +138,25 @@ def test_the_loss_teaches_both_sides_and_not_the_classifier() -> None:
     assert cams.grad is None
     assert gradients[0][0].any() and gradients[0][1].any() and not gradients[0].isnan().any()
     assert not torch.equal(*gradients)
+
+
+def test_the_loss_of_the_network_compares_pot_with_the_target_whatever_stops_gradients() -> None:
+    features, cams, external, _ = problem()
+    output = PotOutput(torch.zeros(3, 4), (4 * cams - 1).requires_grad_(), features.requires_grad_())
+    valid = torch.ones(3, 16 * GRID[0], 16 * GRID[1], dtype=torch.bool)
+    use = ExternalSettings(suppression=0.5, consistency_pair="pot-target")
+    settings = TrainSettings(consistency_weight=2.0, consistency_start=0.0)
+    assert settings.stop_gradient == "pot"
+    losses = objective(output, TAGS, valid, settings, POT, stride=16, progress=0.0, external=external, use=use)
+    base = normalised_cams(output.cams).detach()
+    everywhere = torch.ones(3, *GRID, dtype=torch.bool)
+    result = transport_cams(features, base, TAGS, POT.one_scale(), valid=everywhere)
+    expected = external_loss(suppressed(result, external, use), external, use)
+    assert losses.consistency is not None
+    torch.testing.assert_close(losses.consistency, expected)
+    torch.testing.assert_close(losses.total, losses.classification + 2 * expected)
+    (own,) = torch.autograd.grad(losses.total, features, retain_graph=True)
+    assert own[0].any() and torch.autograd.grad(losses.total, output.cams, allow_unused=True) == (None,)
 
 
 def test_an_image_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:

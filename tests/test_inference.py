@@ -1,5 +1,7 @@
 """`image_maps`: what one pass over several scales and mirror images says."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
@@ -53,6 +55,8 @@ def test_maps_of_all_scales_are_merged_as_published() -> None:
         for c in range(4):
             expected[image, c] /= expected[image, c].max() + 1e-5
     expected[:, 0] = expected[:, 0] / 2 + 0.2
+    areas = maps.transport(replace(pot, normalise_over="image")).cams
+    assert float(areas[:, 1:].amax((2, 3)).min()) < 0.9 < float(found.cams[0, 1].max())
     torch.testing.assert_close(found.cams, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(maps.fused(pot).cams, maps.apart[0].fused(pot).cams)
     assert found.allocation.shape == (2, 4, 6) and 0 <= float(found.cams.min()) <= float(found.cams.max()) <= 1

@@ -29,7 +29,8 @@ def by_hand(problem: Problem, cams: np.ndarray, result: TransportCams, *, adapti
             numerator = denominator = 0.0
             for i in problem.valid[image].flatten().nonzero().flatten().tolist():
                 a = [cams[image, t - 1].flat[i] for t in kept]
-                own = 1 - max(a, default=0.0) if c == 0 else a[slot - 1]
+                claims = cams[image].reshape(len(tags), -1)[:, i] if result.slots.background == "all" else a
+                own = 1 - max(claims, default=0.0) if c == 0 else a[slot - 1]
                 share = plan[image, i, slot * clusters : (slot + 1) * clusters].sum() / plan[image, i].sum()
                 q = min(max(float(share), 1e-6), 1 - 1e-6)
                 entropy = -q * math.log(q) - (1 - q) * math.log(1 - q)
@@ -108,7 +109,7 @@ def test_the_gradient_goes_to_the_side_that_is_not_stopped(pot: PotSettings) -> 
         assert gradients[stop][index].abs().sum() > 0
         torch.testing.assert_close(gradients[stop][index], gradients["none"][index], rtol=1e-5, atol=1e-8)
     absent = ~problem.tags[:, :, None, None].expand_as(problem.cams)
-    assert gradients["none"][1][absent].eq(0).all()
+    assert gradients["none"][1][absent].eq(0).all() == (pot.background == "tags")
     for gradient in gradients["none"]:
         assert gradient[(~problem.valid)[:, None].expand_as(gradient)].eq(0).all()
 

@@ -23,7 +23,7 @@ class ImageMaps:
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
-        apart: the maps of each scale on its own grid, if POT's CAMs are to be merged instead of the features.
+        apart: the maps of each scale on its own grid, scale 1 first, if CAMs are to be merged instead of features.
     """
 
     cams: Tensor
@@ -57,14 +57,15 @@ class ImageMaps:
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
         if self.apart:
-            return summed([each.transport(settings) for each in self.apart])
+            alone = [each.transport(settings.one_scale()) for each in self.apart]
+            return summed(alone, over_image=settings.normalise_over == "image")
         result = transport_cams(self.features, self.base, self.tags, settings)
         return result if self.external is None else suppressed(result, self.external, self.external_settings)
 
     def fused(self, settings: PotSettings) -> TransportCams:
         """The external CAMs, sharpened and combined with POT's; a `UsageError` without external CAMs.
 
-        Where maps are merged, they are those of the first scale alone, as published.
+        Where maps are merged, they are those of scale 1 alone, as published.
         """
         if self.external is None:
             raise UsageError("the CAMs 'fused' need external base CAMs: `tag2mask seeds` makes them")
@@ -108,7 +109,7 @@ def image_maps(
         scales: image sizes as multiples of (H, W).
         flip: also the mirror image, in the same forward pass.
         bf16: run the network under autocast to bfloat16.
-        apart: also return the maps of each scale.
+        apart: also keep the maps of each scale, so that POT's CAMs can be merged.
 
     Returns:
         the maps on the grid of (H, W), in float32.

@@ -21,9 +21,8 @@ CONTRAST = 0.2
 FLOOR = 0.5
 """Below this multiple of its mean over the image, the external target is 0. Source: the release (mean over a row)."""
 
-
-BIAS = 0.2
-"""Of the background in `summed`: the release compares 2 M_c with M₀ + 0.4."""
+BACKGROUND_BIAS = 0.2
+"""Of `summed`: the release compares 2 M_c with M₀ + 0.4."""
 
 
 @dataclass
@@ -129,25 +128,26 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
     return _with_maps(result, external_target(result, external, settings))
 
 
-def summed(results: Sequence[TransportCams]) -> TransportCams:
-    """POT's CAMs of several scales in one, on the grid of the first: their sum, each map divided by its maximum.
+def summed(results: Sequence[TransportCams], *, over_image: bool) -> TransportCams:
+    """POT's CAMs of several scales in one, on the grid of the first: their sum, divided by its maximum.
 
-    The background is M₀ / 2 + `BIAS`, so that the foreground is what is above it.
+    The background becomes M₀ / 2 + `BACKGROUND_BIAS`, which a tag's map has to exceed. Plan, slots and prototypes are
+    those of the first scale. ``over_image``: one maximum for all maps, instead of one for each.
 
-    Source: the release, which adds the maps at the image's size.
+    Source: the release, which adds the maps at the image's size, each divided by its own maximum.
     """
     grid = results[0].maps.shape[2:]
     total = torch.stack([F.interpolate(each.maps, size=grid, mode="bilinear") for each in results]).sum(0)
-    maps = _normalised(total)
-    background = (maps[:, :1] / 2 + BIAS) * _inside(results[0])
+    maps = total / (total.amax((1, 2, 3) if over_image else (2, 3), keepdim=True) + NORM_EPSILON)
+    background = (maps[:, :1] / 2 + BACKGROUND_BIAS) * _inside(results[0])
     return _with_maps(results[0], torch.cat([background, maps[:, 1:]], 1))
 
 
 def external_loss(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
     """L_ext: the mean absolute difference of POT's CAMs and the target, each map divided by its maximum.
 
-    A scalar, the mean over background and tags, then over the images with external maps; tags without one do not count.
-    Gradients flow into both sides, not through the maxima.
+    A scalar, the mean over background and tags, then over images. Tags without an external map do not count, and an
+    image without any counts as 0. Gradients flow into both sides, not through the maxima.
 
     Args:
         result: of POT, after `suppressed`.
@@ -155,12 +155,12 @@ def external_loss(result: TransportCams, external: Tensor, settings: ExternalSet
 
     Source: the release, which takes the mean over all classes, also absent ones.
     """
-    maps, target = _normalised(result.maps), _normalised(external_target(result, external, settings))
-    known = _slots_of(external, result)[1]  # (N, S - 1)
+    maps, target = normalised_cams(result.maps), normalised_cams(external_target(result, external, settings))
+    known = _slots_of(external, result)[1] & result.slots.used[:, 1:]  # (N, S - 1)
     counts = torch.cat([known.any(1, keepdim=True), known], 1)  # (N, S)
     cells = counts[:, :, None, None] & _inside(result)
     difference = ((maps - target).abs() * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp_min(1)
-    return difference.sum() / known.any(1).sum().clamp_min(1)
+    return difference.mean()
 
 
 def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
@@ -175,10 +175,6 @@ def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
     maps = found * _inside(result)
     base = slots.base[:, 1:].detach().view_as(maps)
     return torch.where(known[:, :, None, None], maps, base) * slots.used[:, 1:, None, None], known
-
-
-def _normalised(maps: Tensor) -> Tensor:
-    return maps / (maps.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
 
 
 def _maximum(tags: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 from tag2mask.core.errors import UsageError
 from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import present_slots
-from tag2mask.pot.settings import Background
 
 StopGradient = Literal["none", "pot", "classifier"]
 
@@ -34,7 +33,6 @@ def consistency_loss(
     tags: Tensor,
     result: TransportCams,
     *,
-    background: Background = "tags",
     adaptive: bool = True,
     stop_gradient: StopGradient = "pot",
 ) -> Tensor:
@@ -46,7 +44,6 @@ def consistency_loss(
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs as `normalised_cams` gives them.
         tags: (N, C) bool.
         result: the transport CAMs of the same batch.
-        background: as in `PotSettings`.
         adaptive: weight by the certainty of the plan; False gives all valid pixels the same weight.
         stop_gradient: the side that receives no gradient: `pot`, `classifier`, or `none`.
 
@@ -64,7 +61,7 @@ def consistency_loss(
             f"received {tuple(cams.shape)} and {tuple(tags.shape)}"
         )
     valid = result.slots.valid.view(images, *grid)
-    base = present_slots(cams.float(), tags, valid, background, tag_slots=width - 1).base  # (N, S, n)
+    base = present_slots(cams.float(), tags, valid, result.slots.background, tag_slots=width - 1).base  # (N, S, n)
     maps = result.maps.flatten(2)
     if stop_gradient == "pot":
         maps = maps.detach()

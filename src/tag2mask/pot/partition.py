@@ -31,6 +31,7 @@ class Slots:
             slots and invalid pixels.
         valid: (N, n) bool, the pixel belongs to the image.
         dropped: (N, C) bool, tags whose CAM is zero everywhere.
+        background: as in `PotSettings`.
     """
 
     ids: Tensor
@@ -38,6 +39,7 @@ class Slots:
     base: Tensor
     valid: Tensor
     dropped: Tensor
+    background: Background
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def present_slots(
         base=torch.cat([rest[:, None], maps], 1),
         valid=inside,
         dropped=torch.zeros_like(tags).scatter(1, order, tagged & ~lit),
+        background=background,
     )
 
 

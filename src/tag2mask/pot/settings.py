@@ -72,7 +72,7 @@ class PotSettings(Checked):
     def problems(self) -> list[str]:
         """Settings that do not go together."""
         if self.background == "all" and self.affinity is not None:
-            return ["background all needs affinity null, whose step computes the background from the tags"]
+            return ["background all needs affinity null, since the affinity step computes the background from the tags"]
         return []
 
     def one_scale(self) -> "PotSettings":

@@ -33,8 +33,8 @@ class CamSettings(Checked):
             come from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
-        merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT at each scale, the
-            foreground of which then competes with 0.2 plus half of the background (published).
+        merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT and of the single
+            prototype at each scale, where a tag then has to exceed 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
         precision: that of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
@@ -57,6 +57,8 @@ class CamSettings(Checked):
         problems = []
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             problems.append(f"kinds should name each of {', '.join(CAM_KINDS)} at most once, and one at least")
+        if self.merge == "maps" and self.scales[:1] != [1]:
+            problems.append("merge maps needs 1 as the first of scales, whose grid the CAMs have")
         return problems + scales_problems(self.scales)
 
 

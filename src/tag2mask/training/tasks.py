@@ -82,9 +82,7 @@ def objective(
     if external is not None and use is not None and with_target:
         consistency = external_loss(result, external, use)
     else:
-        consistency = consistency_loss(
-            cams, tags, result, background=pot.background, stop_gradient=settings.stop_gradient
-        )
+        consistency = consistency_loss(cams, tags, result, stop_gradient=settings.stop_gradient)
     return PotLosses(total + settings.consistency_weight * consistency, classification, consistency)
 
 
