@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,9 +21,12 @@ from tag2mask.cams.clip.model import load_clip
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.data.cam_files import read_record
 from tag2mask.data.classes import read_classes
+from tag2mask.data.images import read_image, read_mask
 from tag2mask.networks import NetworkSettings, build_backbone
 from tag2mask.networks.backbones.converters import read_mxnet_params
+from tag2mask.quality.features import stored_features
 from tag2mask.training.checkpointing import load_state
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -259,3 +263,13 @@ def test_a_header_of_safetensors_is_compared_with_the_file(tmp_path: Path) -> No
         (tmp_path / "b.safetensors").write_bytes(struct.pack("<Q", length) + changed)
         with bounded(), pytest.raises(UsageError, match=r"b\.safetensors could not be read as a file of weights"):
             build_backbone(NetworkSettings(backbone="resnet18", weights=str(tmp_path / "b.safetensors")))
+
+
+def test_pipes_in_place_of_files_are_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    os.mkfifo(path)
+    with bounded():
+        for read in (read_image, read_mask):
+            with pytest.raises(Tag2maskError, match=r"one: .*it is a pipe instead of a file"):
+                read(path)
+        assert read_record(path) is None and stored_features(path) is None

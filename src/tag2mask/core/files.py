@@ -1,5 +1,6 @@
 """Atomic writing through a temporary name in the same folder; safe reading of JSON and ``.npz`` files."""
 
+import errno
 import io
 import json
 import math
@@ -252,6 +253,17 @@ def files_below(folder: Path, suffix: str) -> Iterator[str]:
     for found in folder.rglob(f"*{suffix}"):
         if not found.name.startswith(TEMPORARY_PREFIX):
             yield found.relative_to(folder).as_posix()
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to read it; opening a pipe may never end.
+
+    Raises:
+        OSError: it is missing, unreadable, or a pipe.
+    """
+    if path.is_fifo():
+        raise OSError(errno.EINVAL, "it is a pipe instead of a file", str(path))
+    return path.open("rb")
 
 
 def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> dict[str, npt.NDArray[Any]]:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError
-from tag2mask.core.files import DAMAGED, read_npz, write_bytes
+from tag2mask.core.files import DAMAGED, open_file, read_npz, write_bytes
 
 LONGEST_SIDE = 65_535
 """The largest side of an image in pixels."""
@@ -116,7 +116,7 @@ class CamRecord(NamedTuple):
 def read_record(path: Path) -> CamRecord | None:
     """The record of a CAM file, without reading its maps; None if it is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = read_npz(file, ("ids", "image", "base"))
         return CamRecord(tuple(found["ids"].tolist()), found.get("image"), str(found.get("base", "")))
     except DAMAGED:

@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from tag2mask.core.files import open_file
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.data.problems import ImageError
 
@@ -60,7 +61,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
             pixels.
     """
     try:
-        file = path.open("rb")
+        file = open_file(path)
     except FileNotFoundError as reason:
         message = "the file does not exist; add it, or remove it from the list"
         raise ImageError.about(path, "missing-image", message) from reason

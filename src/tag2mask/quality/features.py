@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.files import DAMAGED, read_npz, write_bytes
+from tag2mask.core.files import DAMAGED, open_file, read_npz, write_bytes
 from tag2mask.refine.masks import ClassMaps
 
 
@@ -195,7 +195,7 @@ def read_features(path: Path, made_by: str) -> MaskFeatures | None:
 def stored_features(path: Path) -> tuple[MaskFeatures, str] | None:
     """The features of a file and the fingerprint of their inputs; None if it is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             arrays = read_npz(file, tuple(_KINDS))
     except DAMAGED:
         return None

@@ -255,6 +255,10 @@ class ArchiveFile:
         """The path and the name, for messages."""
         return f"{self.archive.path}: {self.name}"
 
+    def is_fifo(self) -> bool:
+        """False, as for other files."""
+        return False
+
     def open(self, mode: str = "rb") -> IO[bytes]:
         """The content as a binary file."""
         return io.BytesIO(self.archive.read(self.name))
