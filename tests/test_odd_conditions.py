@@ -98,7 +98,7 @@ def test_an_output_below_a_file_is_no_damaged_lock(scenes: Path, tmp_path: Path,
     (tmp_path / "file").write_text("")
     assert run("train", scenes, tmp_path / "file/out") == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{tmp_path}/file/out/run.lock.json cannot exist, since a part of its path is a file" in said
+    assert f"{tmp_path}/file/out cannot exist, since a part of its path is a file" in said
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help-all"], ["check", "{scenes}", "--json"]], ids=str)
