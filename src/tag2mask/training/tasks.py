@@ -54,11 +54,11 @@ def objective(
     Args:
         tags: (N, C) bool.
         valid: (N, H, W) bool, False = padding.
-        pot: with the thresholds of a single scale.
+        pot: the thresholds of a single scale replace its own.
         stride: pixels per cell of the output.
         progress: share of the steps already done, in [0, 1).
         external: (N, C, h, w) in [0, 1] or `NO_MAP`, external base CAMs, transformed as the images.
-        use: of these; needed with ``external``.
+        use: how they are used; the default settings if None.
 
     Returns:
         the losses, each a mean over images.
@@ -70,16 +70,17 @@ def objective(
     cells = image_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
     cams = normalised_cams(output.cams.float(), cells)
     base = cams.detach()
-    if external is not None and use is not None:
+    use = use or ExternalSettings()
+    if external is not None:
         base = base_cams(base, external, use, cells)
-    with_target = use is not None and use.consistency_pair == "pot-target"
+    with_target = use.consistency_pair == "pot-target"
     # If POT is only a target, its features need no gradient, which saves their backward pass.
     is_target = settings.stop_gradient == "pot" and not with_target
     features = output.features.detach() if is_target else output.features
     result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
-    if external is not None and use is not None:
+    if external is not None:
         result = suppressed(result, external, use)
-    if external is not None and use is not None and with_target:
+    if external is not None and with_target:
         consistency = external_loss(result, external, use)
     else:
         consistency = consistency_loss(cams, tags, result, stop_gradient=settings.stop_gradient)
