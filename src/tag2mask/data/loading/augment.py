@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from tag2mask.data.images import IGNORED
 from tag2mask.data.settings import Padding, ViewSettings
@@ -180,17 +181,13 @@ def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) ->
     return np.asarray(image.resize((right - left, bottom - top), how, box))
 
 
-def _bilinear(image: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.float32]:
-    """As `_resampled` of an image (H, W, 3), without antialiasing. Source: OpenCV's bilinear interpolation."""
-    part: npt.NDArray[Any] = image
-    for axis, (inside, first) in enumerate(zip(geometry.inside, (geometry.top, geometry.left), strict=True)):
-        side = image.shape[axis]
-        places = (np.arange(inside.start, inside.stop) + first + 0.5) * side / geometry.size[axis] - 0.5
-        places = places.clip(0, side - 1)
-        low = places.astype(int)
-        share = (places - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
-        part = part.take(low, axis) * (1 - share) + part.take(np.minimum(low + 1, side - 1), axis) * share
-    return part
+def _bilinear(image: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.float64]:
+    """As `_resampled` of an image (H, W, 3), without antialiasing, as OpenCV's bilinear interpolation."""
+    rows, columns = geometry.inside
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    resized = F.interpolate(pixels, size=geometry.size, mode="bilinear")[0].permute(1, 2, 0)
+    top, left = rows.start + geometry.top, columns.start + geometry.left
+    return resized[top : rows.stop + geometry.top, left : columns.stop + geometry.left].numpy()
 
 
 def _nearest(pixels: npt.NDArray[np.uint8], geometry: Geometry, *, padding: int) -> torch.Tensor:
