@@ -129,10 +129,17 @@ def image_maps(
         if apart:
             own = list(raw.shape[2:])
             alone.append(_maps(_on_grid(raw, own, flip), _on_grid(joint, own, flip), tags, logits[-1]))
-    return replace(
-        _maps(torch.stack(cams).sum(0), torch.stack(features).sum(0), tags, torch.stack(logits).mean(0)),
-        apart=tuple(alone),
-    )
+    joint = torch.stack(features).sum(0)
+    if network.settings.freeze:
+        return replace(frozen_maps(network, joint, tags), apart=tuple(alone))
+    return replace(_maps(torch.stack(cams).sum(0), joint, tags, torch.stack(logits).mean(0)), apart=tuple(alone))
+
+
+@torch.no_grad()
+def frozen_maps(network: PotNetwork, features: Tensor, tags: Tensor) -> ImageMaps:
+    """The maps of a network with a frozen backbone from joint features, (N, D, h, w) of any length."""
+    output = network.classified(F.normalize(features.float(), dim=1))
+    return _maps(output.cams, output.features, tags, output.logits)
 
 
 def _maps(cams: Tensor, features: Tensor, tags: Tensor, logits: Tensor) -> ImageMaps:

@@ -2,20 +2,28 @@
 
 from typing import ClassVar
 
-from tag2mask.core.errors import UsageError, first_five
+import torch
+from torch import Tensor
+
+from tag2mask.cams.inference import image_maps, resize_long_side
+from tag2mask.core.device import channels_last, resolve_device, retained_memory
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.loading.datasets import TrainingSet
-from tag2mask.networks.checkpoint import load_network
-from tag2mask.networks.pot_network import build_network
+from tag2mask.networks.checkpoint import load_network, save_network
+from tag2mask.networks.pot_network import PotNetwork, build_network
 from tag2mask.runs.base_cams import require_seeds
+from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged, newer_tags, record_tags
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.progress import Console, StageResult
+from tag2mask.runs.features import FeatureFiles, feature_settings
+from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
-from tag2mask.training.log import fitted_after, fitted_loss
-from tag2mask.training.tasks import pot_task
+from tag2mask.training.frozen import FeatureSet, train_classifier
+from tag2mask.training.log import Meter, fitted_after, fitted_loss, training_log
+from tag2mask.training.tasks import PotLosses, pot_task
 
 LOG = "train/log.jsonl"
 
@@ -36,11 +44,17 @@ class Train(TrainingStage):
             "train": training_settings(config.train),
         }
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
+        if config.network.freeze:
+            settings |= feature_settings(config)
         return self.data_settings(config, images) | settings | external
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Also build the network, which finds missing weights."""
         super().check(config, run, images, schedule)
+        if config.network.freeze and config.external.used:
+            raise UsageError(
+                "network.freeze true does not read base CAMs; leave out the settings `external`, or network.freeze"
+            )
         if self.is_new(run, schedule):
             build_network(config.network, images.classes, seed=config.seed)
 
@@ -78,6 +92,13 @@ class Train(TrainingStage):
         run.record_environment(config.seed)
         self.check_same_data(run, images)
         record_tags(run, images)
+        if untagged:
+            result.notes.append(
+                f"{len(untagged)} images without tags served as examples of no class: {first_five(untagged)}"
+            )
+        if config.network.freeze:
+            self._fit_frozen(network, images, config, run, console, result)
+            return result
         views = TrainingSet(
             images,
             config.train.augment,
@@ -96,13 +117,80 @@ class Train(TrainingStage):
                 "since); with few images, training on widens the CAMs until they fill the image: look at the "
                 f"masks, and train less (--train.steps {max(1, fitted)} --restart train) or add images"
             )
-        if untagged:
-            result.notes.append(
-                f"{len(untagged)} images without tags served as examples of no class: {first_five(untagged)}"
-            )
         unlearned = config.train.stop_gradient == "pot" and config.external.consistency_pair == "classifier-pot"
         if config.network.projections and config.train.consistency_weight and unlearned:
             result.notes.append(
                 "the side projections stayed as they were drawn: with train.stop_gradient pot no gradient reaches them"
             )
         return result
+
+    def _fit_frozen(
+        self,
+        network: PotNetwork,
+        images: ImageSet,
+        config: Config,
+        run: RunFolder,
+        console: Console,
+        result: StageResult,
+    ) -> None:
+        """Compute the features that are missing, train the classifier on them, and save the network."""
+        network = channels_last(network).to(resolve_device(config.device)).eval()
+        files = FeatureFiles(run, config)
+        write_features(network, files, images, config, console, result)
+        there = images.of(images.items.filter(lambda item: files.read(item) is not None))
+        tags = there.tag_matrix()
+        if not tags.any():
+            raise Tag2maskError("not one image with a tag can be read; `tag2mask check` lists why")
+
+        def read(index: int) -> Tensor:
+            features = files.read(there.items[index])
+            if features is None:
+                raise Tag2maskError(
+                    f"the features of {there.items[index].id} are gone or its image changed; start again"
+                )
+            return features
+
+        loop = config.train
+        total = loop.total_steps(len(there.items))
+        meter = Meter(self.name, loop.batch_size)
+        with (
+            progress_bar(console, self.name, total) as advance,
+            training_log(run / self.name, step=0, tensorboard=loop.tensorboard) as log,
+        ):
+
+            def on_step(step: int, losses: PotLosses) -> None:
+                meter.add(losses)
+                if step % loop.log_every == 0 or step == total:
+                    values = meter.read(step)
+                    log.append({"step": step, **values})
+                    advance(step, f"loss {values['loss']:.4f}")
+
+            train_classifier(network, FeatureSet(read, tags), loop, config.pot, seed=config.seed, on_step=on_step)
+        save_network(run / TRAIN_NETWORK, network)
+
+
+def write_features(
+    network: PotNetwork,
+    files: FeatureFiles,
+    images: ImageSet,
+    config: Config,
+    console: Console,
+    result: StageResult,
+) -> None:
+    """Compute the missing features of images; an unreadable image has failed."""
+    todo, missing = sized_batches(images.items, config, result).unfinished(lambda item: files.read(item) is None)
+    device, settings, done = next(network.parameters()).device, config.cams, 0
+    with progress_bar(console, "features", missing) as advance, retained_memory():
+        for batch, pixels in read_batches(todo, config, result):
+            maps = image_maps(
+                network,
+                resize_long_side(pixels.to(device), settings.long_side),
+                torch.from_numpy(images.tag_matrix(batch)).to(device),
+                scales=settings.scales,
+                flip=settings.flip,
+                bf16=settings.precision == "bf16",
+            )
+            for item, features in zip(batch, maps.features, strict=True):
+                files.write(item, features)
+            done += len(batch)
+            advance(done)
