@@ -54,4 +54,7 @@ def image_logits(cells: Tensor, inside: Tensor | None = None) -> Tensor:
     """
     if inside is None:
         inside = cells.new_ones(cells.shape[:2], dtype=torch.bool)
-    return cells.masked_fill(~inside[:, :, None], -torch.inf).logsumexp(1) - inside.sum(1, keepdim=True).log()
+    return (
+        cells.masked_fill(~inside[:, :, None], -torch.inf).logsumexp(1)
+        - inside.sum(1, keepdim=True).to(cells.dtype).log()
+    )
