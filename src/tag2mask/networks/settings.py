@@ -42,7 +42,8 @@ class NetworkSettings(Checked):
         batch_norm: batch norm in training. `fixed`: running statistics, scale and shift train; `trained`: batch
             statistics; `auto`: fixed for pretrained weights, trained for random ones.
         freeze: the backbone keeps its weights, and only a classifier of the joint feature's cells is trained. Features
-            are computed once per image, with the sizes of `cams`, and kept in RUN/features.
+            are computed once per image, with the sizes of `cams`, and kept in RUN/features. Of `train`, only the steps,
+            `batch_size`, `learning_rate`, `consistency_start`, and whether `consistency_weight` is 0 are read.
     """
 
     backbone: str = setting("resnet50", path=True)

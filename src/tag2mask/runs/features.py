@@ -1,35 +1,46 @@
 """Joint features of images for a network with a frozen backbone, kept in RUN/features.
 
-RUN/features/ID.npz has ``features`` float16 (D, h, w), ``image`` int64 (2,), the image that they are of, and ``made``,
-the settings that they depend on. Files of other settings or of another image are made again.
+RUN/features/ID.npz has ``features`` float16 (D, h, w), ``image`` int64 (2,), the record of their image, and ``made``, a
+digest of the backbone's weights and of the settings. Files of another backbone, other settings or another image are
+made again.
 """
 
 import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tag2mask.core.files import DAMAGED, open_file, read_npz, write_bytes
-from tag2mask.core.provenance import image_origin, is_of_image
+from tag2mask.core.provenance import is_of_image
 from tag2mask.data.manifest import ImageItem
-from tag2mask.runs.config import Config, absolute, plain
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
 
 FEATURES = "features"
 
+READ_BY_FEATURES = ("scales", "flip", "long_side", "precision")
+"""The settings of `cams` that the features depend on."""
+
+_VERSION = 1
+"""Raise it by hand whenever the same settings give other features."""
+
 
 class FeatureFiles:
-    """The feature files of a run; ``made`` identifies their settings."""
+    """The feature files of a run; ``made`` identifies backbone and settings."""
 
-    def __init__(self, run: RunFolder, config: Config) -> None:
+    def __init__(self, run: RunFolder, config: Config, network: PotNetwork) -> None:
         self.folder = run / FEATURES
-        settings = [feature_settings(config), config.data.intensity]
-        self.made = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        cams = {name: getattr(config.cams, name) for name in READ_BY_FEATURES}
+        settings = [_VERSION, network.levels, network.settings.output_stride, cams, config.data.intensity]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, value in sorted(network.backbone.state_dict().items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        self.made = digest.hexdigest()[:16]
 
     def read(self, item: ImageItem) -> Tensor | None:
         """The features of an image, float16 (D, h, w); None if they are missing, damaged or stale."""
@@ -50,10 +61,9 @@ class FeatureFiles:
         found = [features for item in items if (features := self.read(item)) is not None]
         return torch.stack(found) if len(found) == len(items) else None
 
-    def write(self, item: ImageItem, features: Tensor) -> None:
-        """Write the features of an image, (D, h, w), atomically."""
+    def write(self, item: ImageItem, features: Tensor, origin: np.ndarray | None) -> None:
+        """Write the features of an image, (D, h, w), with the `image_origin` of before it was read; atomically."""
         content = io.BytesIO()
-        origin = image_origin(item.path)
         np.savez(
             content,
             features=features.half().cpu().numpy(),
@@ -61,11 +71,3 @@ class FeatureFiles:
             made=np.array(self.made),
         )
         write_bytes(self.folder / f"{item.id}.npz", content.getvalue())
-
-
-def feature_settings(config: Config) -> dict[str, object]:
-    """The settings that the features of a frozen backbone depend on, as plain values."""
-    config = absolute(config)
-    network = plain(replace(config.network, freeze=True), affecting=True)
-    cams = plain(config.cams, affecting=True)
-    return {"network": network, "cams": {name: cams[name] for name in ("scales", "flip", "long_side", "precision")}}

@@ -81,11 +81,11 @@ class Cams(Stage):
         result.skipped = batches.total - missing
         dropped = 0
         origins: dict[str, np.ndarray | None] = {}
-        kept = FeatureFiles(run, config)
+        files = FeatureFiles(run, config, network) if network.settings.freeze else None
         with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-                joint = kept.read_batch(batch) if network.settings.freeze and settings.merge == "features" else None
+                joint = files.read_batch(batch) if files is not None else None
                 if joint is not None:
                     maps = frozen_maps(network, joint.to(device), tags)
                 else:

@@ -1,12 +1,15 @@
 """The stage `train`: trains the POT network on images and tags."""
 
+from contextlib import nullcontext
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tag2mask.cams.inference import image_maps, resize_long_side
-from tag2mask.core.device import channels_last, resolve_device, retained_memory
+from tag2mask.core.device import channels_last, resolve_device
+from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.loading.datasets import TrainingSet
@@ -17,7 +20,7 @@ from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged, newer_tags, record_tags
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.features import FeatureFiles, feature_settings
+from tag2mask.runs.features import READ_BY_FEATURES, FeatureFiles
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
@@ -26,6 +29,19 @@ from tag2mask.training.log import Meter, fitted_after, fitted_loss, training_log
 from tag2mask.training.tasks import PotLosses, pot_task
 
 LOG = "train/log.jsonl"
+
+_UNREAD_IF_FROZEN = (
+    "optimizer",
+    "momentum",
+    "precision",
+    "max_grad_norm",
+    "head_lr_multiplier",
+    "classification_weight",
+    "stop_gradient",
+    "augment",
+    "gradient_accumulation_steps",
+)
+"""Settings of `train` that a classifier of kept features does not read."""
 
 
 class Train(TrainingStage):
@@ -41,16 +57,22 @@ class Train(TrainingStage):
         settings = {
             "network": plain(config.network, affecting=True),
             "pot": plain(config.pot, affecting=True) if config.train.consistency_weight else {},
-            "train": training_settings(config.train),
+            "train": training_settings(config.train, *(_UNREAD_IF_FROZEN if config.network.freeze else ())),
         }
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         if config.network.freeze:
-            settings |= feature_settings(config)
+            cams = plain(config.cams, affecting=True)
+            settings["cams"] = {name: cams[name] for name in READ_BY_FEATURES}
         return self.data_settings(config, images) | settings | external
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Also build the network, which finds missing weights."""
         super().check(config, run, images, schedule)
+        if config.network.freeze and config.train.consistency_weight and config.train.consistency_start == 0:
+            raise UsageError(
+                "network.freeze true needs train.consistency_start above 0: POT starts from a classifier that has "
+                "learned the tags"
+            )
         if config.network.freeze and config.external.used:
             raise UsageError(
                 "network.freeze true does not read base CAMs; leave out the settings `external`, or network.freeze"
@@ -135,38 +157,39 @@ class Train(TrainingStage):
     ) -> None:
         """Compute the features that are missing, train the classifier on them, and save the network."""
         network = channels_last(network).to(resolve_device(config.device)).eval()
-        files = FeatureFiles(run, config)
+        files = FeatureFiles(run, config, network)
         write_features(network, files, images, config, console, result)
-        there = images.of(images.items.filter(lambda item: files.read(item) is not None))
-        tags = there.tag_matrix()
+        readable = images.of(images.items.filter(lambda item: files.read(item) is not None))
+        tags = readable.tag_matrix()
         if not tags.any():
-            raise Tag2maskError("not one image with a tag can be read; `tag2mask check` lists why")
+            raise Tag2maskError("no image with a tag can be read; `tag2mask check` lists why")
 
         def read(index: int) -> Tensor:
-            features = files.read(there.items[index])
+            item = readable.items[index]
+            features = files.read(item)
             if features is None:
-                raise Tag2maskError(
-                    f"the features of {there.items[index].id} are gone or its image changed; start again"
-                )
+                raise Tag2maskError(f"the features of {item.id} changed during the training; run the command again")
             return features
 
-        loop = config.train
-        total = loop.total_steps(len(there.items))
+        loop, main = config.train, is_main()  # every process trains alike; one writes
+        total = loop.total_steps(len(readable.items))
         meter = Meter(self.name, loop.batch_size)
         with (
             progress_bar(console, self.name, total) as advance,
-            training_log(run / self.name, step=0, tensorboard=loop.tensorboard) as log,
+            training_log(run / self.name, step=0, tensorboard=loop.tensorboard) if main else nullcontext() as log,
         ):
 
             def on_step(step: int, losses: PotLosses) -> None:
                 meter.add(losses)
                 if step % loop.log_every == 0 or step == total:
                     values = meter.read(step)
-                    log.append({"step": step, **values})
+                    if log is not None:
+                        log.append({"step": step, **values})
                     advance(step, f"loss {values['loss']:.4f}")
 
             train_classifier(network, FeatureSet(read, tags), loop, config.pot, seed=config.seed, on_step=on_step)
-        save_network(run / TRAIN_NETWORK, network)
+        if main:
+            save_network(run / TRAIN_NETWORK, network)
 
 
 def write_features(
@@ -180,8 +203,9 @@ def write_features(
     """Compute the missing features of images; an unreadable image has failed."""
     todo, missing = sized_batches(images.items, config, result).unfinished(lambda item: files.read(item) is None)
     device, settings, done = next(network.parameters()).device, config.cams, 0
-    with progress_bar(console, "features", missing) as advance, retained_memory():
-        for batch, pixels in read_batches(todo, config, result):
+    origins: dict[str, np.ndarray | None] = {}
+    with progress_bar(console, "features", missing) as advance:
+        for batch, pixels in read_batches(todo, config, result, origins):
             maps = image_maps(
                 network,
                 resize_long_side(pixels.to(device), settings.long_side),
@@ -191,6 +215,6 @@ def write_features(
                 bf16=settings.precision == "bf16",
             )
             for item, features in zip(batch, maps.features, strict=True):
-                files.write(item, features)
+                files.write(item, features, origins.pop(item.id, None))
             done += len(batch)
             advance(done)

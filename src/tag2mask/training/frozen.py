@@ -4,6 +4,7 @@ First the classifier of cells learns the tags; then POT assigns the cells of eve
 classifier learns these assignments. Source: ours (docs/method.md, "Frozen features").
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from tag2mask.core.errors import UsageError
 from tag2mask.networks.cell_classifier import CellClassifier, image_logits
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, normalised_cams, transport_cams
+from tag2mask.pot.settings import MIN_SEEDS
 from tag2mask.training.settings import TrainSettings
 from tag2mask.training.tasks import PotLosses
 
@@ -26,6 +28,9 @@ SURE = 0.6
 
 CELLS_PER_IMAGE = 200
 """Most cells of an image whose assignments are learned, drawn at random; ours."""
+
+MOST_CELLS = 2_000_000
+"""Most cells of all images together whose assignments are learned, for the memory; ours."""
 
 CELLS_PER_STEP = 4096
 """Cells per training step on assignments; ours."""
@@ -85,7 +90,7 @@ def train_classifier(
         raise UsageError("network.freeze is false: `train_network` trains this network")
     generator = torch.Generator().manual_seed(seed)
     total = settings.total_steps(len(features))
-    on_tags = total if settings.consistency_weight == 0 else round(total * settings.consistency_start)
+    on_tags = total if settings.consistency_weight == 0 else max(1, round(total * settings.consistency_start))
     _standardise(classifier, features)
     step = 0
     for losses in _learn_tags(classifier, features, settings, on_tags, generator):
@@ -103,31 +108,42 @@ def train_classifier(
 def assignments(
     network: PotNetwork, features: FeatureSet, pot: PotSettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cells that POT assigns to one class with a share of at least `SURE`, at most `CELLS_PER_IMAGE` of an image.
+    """Cells that POT assigns to one class with a share of at least `SURE`, at most `CELLS_PER_IMAGE` per image.
 
-    All cells of an image without tags are background.
+    All cells of an image without tags are background. A class without any such cell gets the `MIN_SEEDS` cells with the
+    largest share of each of its images.
 
     Returns:
         float16 (M, D) and int64 (M,), class ids, 0 = background, on the CPU.
     Source: ours.
     """
     device = next(network.parameters()).device
+    most = max(1, min(CELLS_PER_IMAGE, MOST_CELLS // len(features)))
     cells: list[Tensor] = []
     labels: list[Tensor] = []
+    strongest: dict[int, list[Tensor]] = defaultdict(list)
     for index in range(len(features)):
         joint = features.read(index)[None].float().to(device)  # (1, D, h, w)
         tags = torch.from_numpy(features.tags[index : index + 1]).to(device)
-        best = torch.ones(joint.shape[2] * joint.shape[3])
-        ids = torch.zeros(len(best), dtype=torch.int64)
+        own = joint[0].flatten(1).T.cpu().half()  # (n, D)
+        best, ids = torch.ones(len(own)), torch.zeros(len(own), dtype=torch.int64)
         if tags.any():
-            output = network.classified(joint)
-            result = transport_cams(joint, normalised_cams(output.cams), tags, pot)
-            shares, slots = result.posterior[0].flatten(1).max(0)  # (n,)
-            best, ids = shares.cpu(), result.slots.ids[0][slots].cpu()
+            result = transport_cams(joint, normalised_cams(network.classified(joint).cams), tags, pot)
+            shares = result.posterior[0].flatten(1).cpu()  # (S, n)
+            best, slots = shares.max(0)
+            of_slot = result.slots.ids[0].cpu()
+            ids = of_slot[slots]
+            for slot, number in enumerate(of_slot.tolist()):
+                if number:
+                    strongest[number].append(own[shares[slot].topk(min(MIN_SEEDS, len(own))).indices])
         sure = (best >= SURE).nonzero()[:, 0]
-        chosen = sure[torch.randperm(len(sure), generator=generator)[:CELLS_PER_IMAGE]]
-        cells.append(joint[0].flatten(1).T.cpu()[chosen].half())
+        chosen = sure[torch.randperm(len(sure), generator=generator)[:most]]
+        cells.append(own[chosen])
         labels.append(ids[chosen])
+    found = {number for each in labels for number in each.tolist()}
+    for number in sorted(strongest.keys() - found):
+        cells += strongest[number]
+        labels += [torch.full((len(each),), number) for each in strongest[number]]
     return torch.cat(cells), torch.cat(labels)
 
 
@@ -190,7 +206,7 @@ def _learn_assignments(
     steps: int,
     generator: torch.Generator,
 ) -> Iterator[PotLosses]:
-    """Train anew, with weights of the background's own that are subtracted at the end: it converges far sooner."""
+    """Train from zero. Background has its own weights, which are subtracted at the end; this converges faster."""
     classes, channels = classifier.weight.shape
     device = classifier.weight.device
     weight = nn.Parameter(torch.zeros(classes + 1, channels, device=device))

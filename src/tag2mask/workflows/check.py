@@ -113,6 +113,11 @@ def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Consol
     require_network(run)
     device = resolve_device(config.device)
     network = channels_last(load_network(run / TRAIN_NETWORK, classes=images.classes)).to(device).eval()
+    if network.settings.freeze:
+        raise UsageError(
+            f"the network of {run.path} has a frozen backbone: its scores rank cells, not images, and cannot doubt "
+            f"tags; name a run whose network was trained (network.freeze false)"
+        )
     bf16 = config.cams.precision == "bf16"
     result = StageResult("check")
     found: list[TagFinding] = []
