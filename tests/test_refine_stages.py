@@ -142,6 +142,7 @@ def test_a_mask_follows_its_cam(copied: Path, scenes: Path) -> None:
 
 def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
     changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__ignore_below": "0.9"}
+    changed["refine__save_probabilities"] = "true"
     assert run("refine", scenes, copied, restart="refine", **changed) == 0
     for item in open_images(DataSettings(root=scenes, split="train")).items[:3]:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")
@@ -150,6 +151,8 @@ def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
         marginals = dense_crf(image, maps.maps, CrfSettings("irn"))
         expected = ClassMaps(maps.ids, marginals).labels(0.9)
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
+        probabilities = read_mask(copied / f"refine/confidence/{item.id}.png")
+        assert np.abs(probabilities - 255 * marginals.amax(0).numpy()).max() < 0.51
 
 
 def test_an_image_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:

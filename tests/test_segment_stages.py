@@ -1,7 +1,6 @@
 """The stages `segment` and `predictions` end to end on generated scenes, and what training minimises."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -14,9 +13,7 @@ import tag2mask
 from run_tiny import BACKBONE, Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_images, read_mask
-from tag2mask.data.images import ImageError, write_fractions, write_mask
-from tag2mask.data.loading.datasets import LabelledSet
-from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.images import write_mask
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.training.tasks import segmentation_loss
 
@@ -161,68 +158,6 @@ def test_the_loss_leaves_out_what_is_ignored() -> None:
     pillow = [Image.fromarray(each.numpy()).resize((3, 3), Image.Resampling.NEAREST) for each in labels]  # the port's
     reduced = torch.from_numpy(np.stack([np.asarray(each) for each in pillow]))
     assert torch.allclose(both, segmentation_loss(logits, labels).total + segmentation_loss(small, reduced).total)
-
-
-def test_each_label_counts_as_much_as_its_weight() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, small = (torch.randn(2, 4, *size, generator=generator) for size in ((6, 6), (3, 3)))
-    labels = torch.randint(0, 4, (2, 6, 6), generator=generator).byte()
-    labels[0, :3] = 255
-    weights = torch.rand(2, 6, 6, generator=generator)
-    losses = -logits.log_softmax(1).gather(1, labels.long().clamp_max(3)[:, None])[:, 0]
-    kept = labels != 255
-    expected = (losses * weights)[kept].sum() / weights[kept].sum()
-    assert torch.allclose(segmentation_loss(logits, labels, weights).total, expected)
-    both = segmentation_loss([logits, small], labels, weights).total
-    reduced = segmentation_loss(small, labels[:, 1::2, 1::2], weights[:, 1::2, 1::2]).total
-    assert torch.allclose(both, expected + reduced)
-    assert segmentation_loss(logits, labels, torch.zeros_like(weights)).total == 0
-
-
-def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
-    images = open_images(DataSettings(root=scenes, split="train"))
-    images = replace(images, items=images.items[:2])
-    pattern = np.add.outer(np.arange(64) // 8, np.arange(64) // 16).astype(np.uint8) % 3
-    for item in images.items:
-        write_mask(tmp_path / f"labels/{item.id}.png", pattern)
-        write_fractions(tmp_path / f"weights/{item.id}.png", pattern / 255 * 50)
-    settings = AugmentSettings(crop=48, long_side=(40, 80))
-    samples = LabelledSet(images, tmp_path / "labels", settings, weights=tmp_path / "weights", seed=0)
-    for draw in range(8):
-        sample = samples[draw, draw % 2]
-        labels = sample["labels"].float()
-        inside = sample["valid"]
-        assert torch.allclose(sample["weights"][inside] * 255, labels[inside] * 50, atol=1e-4)
-        assert not sample["weights"][~inside].any()
-    write_fractions(tmp_path / f"weights/{images.items[0].id}.png", np.zeros((9, 9)))
-    with pytest.raises(ImageError, match=r"weights of \(9, 9\) for labels of \(64, 64\)"):
-        samples[0, 0]
-
-
-def test_labels_count_as_much_as_they_are_probable(scenes: Path, done: Path, tmp_path: Path, capsys: Capture) -> None:
-    weighted = {**SEGMENT, "segment__pixel_weights": "confidence", "segment__steps": "1"}
-    copied = Path(copytree(done, tmp_path / "out"))
-    assert run("segment", scenes, copied, restart="segment", **weighted) == 2
-    said = (
-        "10 of 10 masks have no file there; run `tag2mask refine --refine.save_probabilities true --refine.method crf"
-    )
-    assert said in capsys.readouterr().err
-    assert run("run", scenes, copied, restart="refine", **weighted) == 2
-    assert "confidence needs --refine.save_probabilities true" in capsys.readouterr().err
-    assert files_of(copied) == files_of(done)  # both were found out before anything was deleted
-    crf = {"refine__method": "crf", "refine__save_probabilities": "true"}
-    assert run("refine", scenes, copied, restart="refine", **weighted, **crf) == 0
-    for item in open_images(DataSettings(root=scenes, split="train")).items:
-        mask = read_mask(copied / f"masks/{item.id}.png")
-        confidence = read_mask(copied / f"refine/confidence/{item.id}.png", size=mask.shape)
-        least = 255 / (len(item.tags) + 1)  # the best of so many labels
-        assert least - 1 <= confidence.min() < confidence.max() <= 255
-    losses = []
-    for label_weights in ("none", "confidence"):
-        chosen = {**weighted, "segment__pixel_weights": label_weights}
-        assert run("segment", scenes, copied, restart="segment", **chosen, **crf) == 0
-        losses.append(json.loads((copied / "segment/log.jsonl").read_text())["loss"])
-    assert losses[0] != losses[1]
 
 
 def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: Capture) -> None:

@@ -21,7 +21,8 @@ class ImageMaps:
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs; h = ceil(H / stride).
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
-        scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
+        scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images, or
+            with a frozen backbone from the features that were summed over them.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
         apart: the maps of each scale on its own grid, scale 1 first, if CAMs are to be merged instead of features.
     """
@@ -129,10 +130,20 @@ def image_maps(
         if apart:
             own = list(raw.shape[2:])
             alone.append(_maps(_on_grid(raw, own, flip), _on_grid(joint, own, flip), tags, logits[-1]))
-    return replace(
-        _maps(torch.stack(cams).sum(0), torch.stack(features).sum(0), tags, torch.stack(logits).mean(0)),
-        apart=tuple(alone),
-    )
+    joint = torch.stack(features).sum(0)
+    if network.settings.freeze:
+        return frozen_maps(network, F.normalize(joint, dim=1).half(), tags)
+    return replace(_maps(torch.stack(cams).sum(0), joint, tags, torch.stack(logits).mean(0)), apart=tuple(alone))
+
+
+@torch.no_grad()
+def frozen_maps(network: PotNetwork, features: Tensor, tags: Tensor) -> ImageMaps:
+    """The maps of a network with a frozen backbone from joint features, float16 (N, D, h, w) of unit length.
+
+    The precision is that of kept features, so that the maps do not depend on whether they were kept.
+    """
+    output = network.classified(features.float())
+    return _maps(output.cams, output.features, tags, output.logits)
 
 
 def _maps(cams: Tensor, features: Tensor, tags: Tensor, logits: Tensor) -> ImageMaps:

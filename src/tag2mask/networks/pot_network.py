@@ -21,6 +21,7 @@ from tag2mask.networks.backbones.base import (
 )
 from tag2mask.networks.backbones.registry import build_backbone
 from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.cell_classifier import CellClassifier, image_logits
 from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE, NetworkSettings
 
 MAXIMUM_CLASSES = 254
@@ -36,14 +37,15 @@ class PotOutput(NamedTuple):
     """Outputs for a batch, all float32."""
 
     logits: Tensor  # (N, C), the mean of each raw map
-    cams: Tensor  # (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features
+    cams: Tensor  # (N, C, h, w), class activation maps before ReLU, on the grid of the features
     features: Tensor  # (N, D, h, w), the joint feature, unit length over channels
 
 
 class PotNetwork(NormalisingNetwork):
     """From images and a backbone to class scores, class activation maps and the joint feature.
 
-    The classifier is a 1×1 convolution without bias on the last stage, followed by the mean over the cells.
+    The classifier is a 1×1 convolution without bias on the last stage, followed by the mean over the cells. With a
+    frozen backbone it is a `CellClassifier` of the joint feature, and its CAMs are probabilities against background.
 
     Attributes:
         classes: C names, without background; class id = index + 1.
@@ -61,7 +63,6 @@ class PotNetwork(NormalisingNetwork):
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
         self.stride = _feature_stride(stages, backbone.stages[-1])
-        self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
         self.projections: nn.ModuleList | None = None
         widths = [stage.channels for stage in stages]
         if settings.projections:
@@ -71,18 +72,35 @@ class PotNetwork(NormalisingNetwork):
                 for stage, width in zip(stages, widths, strict=True)
             )
         self.feature_channels = sum(widths)
-        backbone.freeze_unreached(self.levels)
+        self.classifier: nn.Conv2d | CellClassifier
+        if settings.freeze:
+            backbone.requires_grad_(False)
+            self.classifier = CellClassifier(self.feature_channels, len(classes))
+        else:
+            self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
+            backbone.freeze_unreached(self.levels)
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> PotOutput:
         """Scores, maps and features; arguments as of `normalise`. The scores are means over the `image_cells`."""
         normalised = self.normalise(images, valid)
         maps = self.backbone(normalised)
+        size = ceil_grid((int(images.shape[2]), int(images.shape[3])), self.stride)
+        features = self._joint_feature(maps, normalised, size)
+        if isinstance(self.classifier, CellClassifier):
+            return self.classified(features, None if valid is None else image_cells(valid, size, stride=self.stride))
         raw = self.classifier(maps[-1]).float()  # (N, C, h', w')
         stride = self.backbone.stages[-1].stride
         logits = raw.mean(dim=(2, 3)) if valid is None else _valid_mean(raw, valid, stride)
-        size = ceil_grid((int(images.shape[2]), int(images.shape[3])), self.stride)
-        cams = to_grid(raw, stride, self.stride, size)
-        return PotOutput(logits, cams, self._joint_feature(maps, normalised, size))
+        return PotOutput(logits, to_grid(raw, stride, self.stride, size), features)
+
+    def classified(self, features: Tensor, inside: Tensor | None = None) -> PotOutput:
+        """The outputs of a frozen network from joint features alone, (N, D, h, w); ``inside``: (N, h, w) bool."""
+        if not isinstance(self.classifier, CellClassifier):
+            raise TypeError("only a network with a frozen backbone classifies joint features")
+        with torch.autocast(features.device.type, enabled=False):
+            cells = self.classifier.maps(features.float())
+            logits = image_logits(cells.flatten(2).mT, None if inside is None else inside.flatten(1))
+        return PotOutput(logits, cells.sigmoid(), features)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters of the backbone."""

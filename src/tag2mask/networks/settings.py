@@ -41,6 +41,9 @@ class NetworkSettings(Checked):
             published; false takes the stages themselves.
         batch_norm: batch norm in training. `fixed`: running statistics, scale and shift train; `trained`: batch
             statistics; `auto`: fixed for pretrained weights, trained for random ones.
+        freeze: the backbone keeps its weights, and only a classifier of the joint feature's cells is trained. Features
+            are computed once per image, with the sizes of `cams`, and kept in RUN/features. Of `train`, only the steps,
+            `batch_size`, `learning_rate`, `consistency_start`, and whether `consistency_weight` is 0 are read.
     """
 
     backbone: str = setting("resnet50", path=True)
@@ -49,6 +52,7 @@ class NetworkSettings(Checked):
     out_indices: tuple[int, ...] | None = None
     projections: bool = False
     batch_norm: Norm = "auto"
+    freeze: bool = False
 
     _section: ClassVar[str] = "network"
 
@@ -64,6 +68,10 @@ class NetworkSettings(Checked):
             not self.out_indices or len(set(self.out_indices)) != len(self.out_indices)
         ):
             problems.append(f"out_indices should be one stage or more, none twice, received {list(self.out_indices)}")
+        if self.freeze and self.projections:
+            problems.append("freeze true needs projections false, since projections have to be trained")
+        if self.freeze and self.wants_random:
+            problems.append("freeze true needs pretrained weights, since random ones are not trained")
         return problems
 
     @property

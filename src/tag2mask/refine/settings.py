@@ -52,8 +52,7 @@ class RefineSettings(Checked):
         crf_power: the power to which CAMs are raised to become its probabilities.
         ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);
             null keeps every label. Needs a method with a CRF.
-        save_probabilities: also write the probability of each pixel's label, for `segment.pixel_weights`. Needs a
-            method with a CRF.
+        save_probabilities: also write the probability of each pixel's label. Needs a method with a CRF.
         walk: of the random walk.
         long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
             null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are

@@ -10,10 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.prefetch import map_ahead
-from tag2mask.data.images import ImageError, image_size
+from tag2mask.core.provenance import image_origin
+from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import prefetch_batches, reading_workers
@@ -134,3 +137,24 @@ def sized_batches(items: Images, config: Config, result: StageResult) -> Batches
     ]
     number, shards = config.shard_of()
     return Batches(ordered, np.array(spans, dtype=np.int64).reshape(-1, 2)[number - 1 :: shards])
+
+
+def read_batches(
+    batches: Iterable[Sequence[ImageItem]],
+    config: Config,
+    result: StageResult,
+    origins: dict[str, np.ndarray | None] | None = None,
+) -> Iterator[tuple[list[ImageItem], Tensor]]:
+    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1].
+
+    ``origins`` receives the record of each image, by ID, when it is read.
+    """
+
+    def read(item: ImageItem) -> np.ndarray:
+        if origins is not None:
+            origins[item.id] = image_origin(item.path)
+        return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+
+    for good in readable(batches, read, config, result):
+        stack = torch.from_numpy(np.stack([image for _, image in good]))
+        yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255

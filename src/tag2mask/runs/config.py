@@ -145,6 +145,8 @@ class Config(Checked):
     def __post_init__(self) -> None:
         """Refuse values out of range, and a shard that is not i/n."""
         super().__post_init__()
+        if self.network.freeze and self.cams.merge == "maps":
+            raise UsageError("network.freeze true needs cams.merge features: features are summed over scales and kept")
         self.shard_of()
 
     def shard_of(self) -> tuple[int, int]:

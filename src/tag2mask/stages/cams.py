@@ -1,29 +1,28 @@
 """The stage `cams`: CAMs of several kinds from one pass over each image."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from itertools import product
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tag2mask.cams.inference import ImageMaps, image_maps, resize_long_side
+from tag2mask.cams.inference import ImageMaps, frozen_maps, image_maps, resize_long_side
 from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
+from tag2mask.core.provenance import cam_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import read_image
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import PotSettings, TransportCams
 from tag2mask.runs.base_cams import read_external_maps, require_seeds, seed_path
-from tag2mask.runs.batches import readable, sized_batches
+from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
+from tag2mask.runs.features import FeatureFiles
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
@@ -82,19 +81,23 @@ class Cams(Stage):
         result.skipped = batches.total - missing
         dropped = 0
         origins: dict[str, np.ndarray | None] = {}
+        files = FeatureFiles(run, config, network) if network.settings.freeze else None
         with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-                scaled = resize_long_side(pixels.to(device), settings.long_side)
-                maps = image_maps(
-                    network,
-                    scaled,
-                    tags,
-                    scales=settings.scales,
-                    flip=settings.flip,
-                    bf16=settings.precision == "bf16",
-                    apart=settings.merge == "maps",
-                )
+                joint = files.read_batch(batch) if files is not None else None
+                if joint is not None:
+                    maps = frozen_maps(network, joint.to(device), tags)
+                else:
+                    maps = image_maps(
+                        network,
+                        resize_long_side(pixels.to(device), settings.long_side),
+                        tags,
+                        scales=settings.scales,
+                        flip=settings.flip,
+                        bf16=settings.precision == "bf16",
+                        apart=settings.merge == "maps",
+                    )
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
@@ -142,27 +145,6 @@ def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
 def _base(item: ImageItem, run: RunFolder, config: Config) -> str:
     """The record of the image's base CAM; empty without one."""
     return (cam_origin(seed_path(run, item)) or "") if config.external.used else ""
-
-
-def read_batches(
-    batches: Iterable[Sequence[ImageItem]],
-    config: Config,
-    result: StageResult,
-    origins: dict[str, np.ndarray | None] | None = None,
-) -> Iterator[tuple[list[ImageItem], Tensor]]:
-    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1].
-
-    ``origins`` receives the record of each image, by ID, when it is read.
-    """
-
-    def read(item: ImageItem) -> np.ndarray:
-        if origins is not None:
-            origins[item.id] = image_origin(item.path)
-        return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-
-    for good in readable(batches, read, config, result):
-        stack = torch.from_numpy(np.stack([image for _, image in good]))
-        yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
 
 
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:

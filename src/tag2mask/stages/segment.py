@@ -27,7 +27,7 @@ from tag2mask.runs.corrections import TrainingRecord, copy_masks_by_hand, exclud
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, compare_truth_with_tags, with_ground_truth
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
+from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.tasks import segmentation_task
 from tag2mask.training.trainer import check_requirements
@@ -54,8 +54,7 @@ class Segment(TrainingStage):
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of training on masks or on ground truth."""
         segment = config.segment
-        unread = ["pixel_weights"] if segment.pixel_weights == "none" else []
-        unread += ["epochs"] if segment.steps is not None else []
+        unread = ["epochs"] if segment.steps is not None else []
         unread += ["momentum"] if segment.optimizer != "sgd" else []
         own = training_settings(segment, *unread)
         if segment.network.batch_norm_momentum is None:
@@ -70,12 +69,8 @@ class Segment(TrainingStage):
         """Build the network, and check its labels."""
         if self.is_new(run, schedule):
             _untrained(config, images)
-            if config.segment.labels == "truth":
-                return
-            if "refine" not in {*schedule.stages, *schedule.restarted}:
-                _weights(config, run, _masked(run, images))
-            elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
-                raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
+            if config.segment.labels == "masks" and "refine" not in {*schedule.stages, *schedule.restarted}:
+                _masked(run, images)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Train the segmentation network on the run's masks or on ground truth, or continue training."""
@@ -98,7 +93,6 @@ class Segment(TrainingStage):
             return result
         if config.shard is not None:
             raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
-        weights = _weights(config, run, labelled)
         network = _untrained(config, images)
         network.intensity = config.data.intensity
         run.record_fingerprint(self, settings)
@@ -107,7 +101,7 @@ class Segment(TrainingStage):
         self.check_same_data(run, labelled)
         result.done = 1
         augment, fill = config.segment.augment, network.backbone.mean
-        samples = LabelledSet(labelled, masks, augment, weights=weights, seed=config.seed, fill=fill)
+        samples = LabelledSet(labelled, masks, augment, seed=config.seed, fill=fill)
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
         self.fit(task, config, run, console, result)
         _note_masks(result, images, labelled, current)
@@ -225,27 +219,6 @@ def _truth_settings(config: Config, images: ImageSet) -> Settings:
     if has_external_masks(images.rasterisation.folder):
         return {"crowd": "as the masks that were given have it", **values}
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
-
-
-def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
-    """The folder with the weights of the labels; None for equal weights, a `UsageError` if some are missing."""
-    if config.segment.pixel_weights == "none":
-        return None
-    folder = run / LABEL_CONFIDENCE
-    corrections = labelled.corrections  # corrected masks count in full
-    lacking = [
-        item.id
-        for item in labelled.items
-        if not corrections.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
-    ]
-    if lacking:
-        method = "" if config.refine.uses_crf else " --refine.method crf"
-        raise UsageError(
-            f"segment.pixel_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.items)} masks have "
-            f"no file there; run `tag2mask refine --refine.save_probabilities true{method} --restart "
-            f"refine` with {run.path}"
-        )
-    return folder
 
 
 def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:

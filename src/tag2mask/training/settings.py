@@ -170,8 +170,6 @@ class SegmentSettings(LoopSettings):
         enabled: whether `run` trains it; the verb `segment` always does.
         network: which network.
         labels: `masks` trains on the run's masks, `truth` on ground truth, for comparison.
-        pixel_weights: weights of the pixels: `none`, all equal, or `confidence`, the CRF's probability of the label;
-            needs `refine.save_probabilities`.
         head_lr_multiplier: the learning rate of the head, as a multiple of the backbone's.
 
     Source: 10 images per step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
@@ -195,14 +193,6 @@ class SegmentSettings(LoopSettings):
     enabled: bool = setting(False, affects=False)
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"
-    pixel_weights: Literal["none", "confidence"] = "none"
     head_lr_multiplier: float = setting(10.0, above=0)
 
     _section: ClassVar[str] = "segment"
-
-    def problems(self) -> list[str]:
-        """Settings that do not go together."""
-        problems = super().problems()
-        if self.labels == "truth" and self.pixel_weights == "confidence":
-            problems.append("pixel_weights should be none with labels truth: ground truth has no confidence")
-        return problems

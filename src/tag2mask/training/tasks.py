@@ -24,8 +24,8 @@ from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_l
 from tag2mask.training.settings import BIAS_FACTOR, SegmentSettings, TrainSettings
 from tag2mask.training.trainer import Group, Task
 
-_LEAST_WEIGHT = 1e-6
-"""The least sum of the weights of a batch, so that a batch without labels has a loss of 0, not of 0 / 0."""
+_LEAST_COUNT = 1e-6
+"""The least number of labelled pixels, so that a batch without labels has a loss of 0, not of 0 / 0."""
 
 
 @dataclass(frozen=True)
@@ -128,31 +128,27 @@ def edge_task(network: EdgeNetwork, samples: LabelledSet) -> Task:
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """The cross entropy of a batch, a scalar: the (weighted) mean over labelled pixels, summed over sets of logits."""
+    """The cross entropy of a batch, a scalar: the mean over labelled pixels, summed over sets of logits."""
 
     total: Tensor
 
 
-def segmentation_loss(
-    logits: Tensor | Sequence[Tensor], labels: Tensor, weights: Tensor | None = None
-) -> SegmentationLoss:
+def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> SegmentationLoss:
     """Cross entropy over the pixels that are not ignored.
 
     Args:
         logits: float (N, C + 1, H, W), background first; or several of any sizes, one per scale: the labels are then
             reduced to the size of each by nearest-neighbour interpolation, and the losses summed.
         labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
-        weights: float (N, H, W), not negative, of each label; None: 1.
 
     Returns:
         the loss; 0 without labelled pixels.
 
-    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2; weights ours.
+    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2.
     """
-    weights = (labels != IGNORED).float() if weights is None else weights * (labels != IGNORED)
     if isinstance(logits, Tensor):
-        return SegmentationLoss(_cross_entropy(logits, labels, weights))
-    losses = [_cross_entropy(each, _nearest(labels, each), _nearest(weights, each)) for each in logits]
+        return SegmentationLoss(_cross_entropy(logits, labels))
+    losses = [_cross_entropy(each, _nearest(labels, each)) for each in logits]
     return SegmentationLoss(torch.stack(losses).sum())
 
 
@@ -169,7 +165,7 @@ def segmentation_task(
         logits = wrapped(batch["image"], batch["valid"])
         if isinstance(logits, Tensor):
             logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
-        return segmentation_loss(logits, labels, batch.get("weights"))
+        return segmentation_loss(logits, labels)
 
     named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, BIAS_FACTOR
     groups = (
@@ -183,13 +179,14 @@ def segmentation_task(
     return Task("segment", network, samples, groups, losses, validate=validate)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0.
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over labelled pixels, in float32; 0 without any.
 
-    Each process divides by the mean weight of all processes, so that the mean of their results is over all pixels.
+    Each process divides by the mean number of all processes, so that the mean of their results is over all pixels.
     """
     losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
-    return (losses * weights).sum() / mean_over_processes(weights.sum()).clamp_min(_LEAST_WEIGHT)
+    count = (labels != IGNORED).float().sum()
+    return losses.sum() / mean_over_processes(count).clamp_min(_LEAST_COUNT)
 
 
 def _nearest(maps: Tensor, logits: Tensor) -> Tensor:

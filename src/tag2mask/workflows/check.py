@@ -16,12 +16,11 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import CheckReport, check
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import TransportCams
-from tag2mask.runs.batches import sized_batches
+from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import CORRECTIONS, run_corrections
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
-from tag2mask.stages.cams import read_batches
 
 WRONG_BELOW = 0.1
 """Classifier probability below which a tag is listed as possibly wrong. Measured: docs/results.md, wrong tags."""
@@ -114,6 +113,11 @@ def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Consol
     require_network(run)
     device = resolve_device(config.device)
     network = channels_last(load_network(run / TRAIN_NETWORK, classes=images.classes)).to(device).eval()
+    if network.settings.freeze:
+        raise UsageError(
+            f"the network of {run.path} has a frozen backbone: its scores rank cells, not images, and cannot doubt "
+            f"tags; name a run whose network was trained (network.freeze false)"
+        )
     bf16 = config.cams.precision == "bf16"
     result = StageResult("check")
     found: list[TagFinding] = []

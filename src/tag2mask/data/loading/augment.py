@@ -24,7 +24,6 @@ class View(NamedTuple):
     image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
     valid: torch.Tensor  # bool (crop, crop), False in padding
     mask: torch.Tensor | None = None  # uint8 (crop, crop), 255 in padding; None without a mask
-    weights: torch.Tensor | None = None  # float32 (crop, crop) in [0, 1], 0 in padding; None without weights
     cams: torch.Tensor | None = None  # float32 (K, crop, crop), 0 in padding; None without CAMs
 
 
@@ -76,7 +75,6 @@ def training_view(
     rng: np.random.Generator,
     fill: tuple[float, float, float] = IMAGENET_MEAN,
     mask: npt.NDArray[np.uint8] | None = None,
-    weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
     """A random view of an image, with the same geometry for its mask and its CAMs.
@@ -87,11 +85,10 @@ def training_view(
         rng: the only source of randomness.
         fill: the colour of padding, RGB in [0, 1].
         mask: uint8 (H, W).
-        weights: of the mask's pixels, uint8 (H, W), 255 = 1.
         cams: (K, h, w) in [0, 1] on any grid that covers the image.
     """
     height, width = image.shape[:2]
-    view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, weights=weights, cams=cams)
+    view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, cams=cams)
     if not settings.hsv_jitter:
         return view
     shift = rng.integers(-settings.hsv_jitter, settings.hsv_jitter + 1, 3)
@@ -122,12 +119,11 @@ def cut(
     *,
     fill: tuple[float, float, float] = IMAGENET_MEAN,
     mask: npt.NDArray[np.uint8] | None = None,
-    weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
     """The view of a geometry; arguments as in `training_view`.
 
-    The image is resized as the geometry states, the mask and its weights by nearest neighbour, the CAMs bilinear.
+    The image is resized as the geometry states, the mask by nearest neighbour, the CAMs bilinear.
     """
     crop, inside = geometry.crop, geometry.inside
     pixels = np.empty((crop, crop, 3), dtype=np.float32)
@@ -140,9 +136,9 @@ def cut(
     valid[inside] = True
     view = View(_tensor(pixels, geometry).permute(2, 0, 1).contiguous(), _tensor(valid, geometry))
     if mask is not None:
-        view = view._replace(mask=_nearest(mask, geometry, padding=IGNORED))
-    if weights is not None:
-        view = view._replace(weights=_nearest(weights, geometry, padding=0).float() / 255)
+        labels = np.full((crop, crop), IGNORED, dtype=np.uint8)
+        labels[inside] = _resampled(Image.fromarray(mask), geometry, Image.Resampling.NEAREST)
+        view = view._replace(mask=_tensor(labels, geometry))
     if cams is not None:
         maps = np.zeros((crop, crop, len(cams)), dtype=np.float32)
         for k, cam in enumerate(cams):
@@ -188,12 +184,6 @@ def _bilinear(image: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[n
     resized = F.interpolate(pixels, size=geometry.size, mode="bilinear")[0].permute(1, 2, 0)
     top, left = rows.start + geometry.top, columns.start + geometry.left
     return resized[top : rows.stop + geometry.top, left : columns.stop + geometry.left].numpy()
-
-
-def _nearest(pixels: npt.NDArray[np.uint8], geometry: Geometry, *, padding: int) -> torch.Tensor:
-    window = np.full((geometry.crop, geometry.crop), padding, dtype=np.uint8)
-    window[geometry.inside] = _resampled(Image.fromarray(pixels), geometry, Image.Resampling.NEAREST)
-    return _tensor(window, geometry)
 
 
 def _tensor(window: npt.NDArray[Any], geometry: Geometry) -> torch.Tensor:

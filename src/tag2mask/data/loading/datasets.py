@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NotRequired, TypedDict, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,15 +36,11 @@ class Sample(TypedDict, total=False):
 
 
 class LabelledSample(TypedDict):
-    """A view of an image with its label map, for the default collation.
-
-    ``weights``: float32 (crop, crop) in [0, 1], the weight of each label; only in a dataset with weights.
-    """
+    """A view of an image with its label map, for the default collation."""
 
     image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
     valid: torch.Tensor  # bool (crop, crop), False in padding
     labels: torch.Tensor  # uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding
-    weights: NotRequired[torch.Tensor]
 
 
 AnySample = TypeVar("AnySample", Sample, LabelledSample)
@@ -125,31 +121,25 @@ class LabelledSet(_ViewSet[LabelledSample]):
 
     ``folder``: of label maps ID.png with the proportions of the image, at its size or smaller; None: the ground
     truth. Human corrections among `FinalMasks` have the image's size.
-    ``weights``: a folder of ID.png, 8-bit grey of the label map's size: the weight of each label, 255 = 1. Human
-    corrections have weight 1. None: all have weight 1.
     """
 
     folder: Path | FinalMasks | None
     settings: ViewSettings  # the augmentation
-    weights: Path | None = field(default=None, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
         """The view for ``key`` = (draw, index).
 
         Raises:
-            ImageError: the image, its label map or its weights cannot be read.
+            ImageError: the image or its label map cannot be read.
         """
         draw, index = key
         item = self.images.items[index]
         image = self._read(item)
         labels = self._labels(item, (image.shape[0], image.shape[1]))
-        weights = None if self.weights is None else self._weights(self.weights, item, labels.shape)
-        rng = self._rng(draw, index)
-        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
+        view = training_view(image, self.settings, rng=self._rng(draw, index), fill=self.fill, mask=labels)
         if view.mask is None:
             raise ValueError("a view of a label map has one")
-        sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
-        return sample if view.weights is None else {**sample, "weights": view.weights}
+        return {"image": view.image, "valid": view.valid, "labels": view.mask}
 
     def _labels(self, item: ImageItem, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         if self.folder is None:
@@ -157,24 +147,16 @@ class LabelledSet(_ViewSet[LabelledSample]):
                 raise ImageError(f"{item.id} has no ground truth", kind="missing-mask", reason="no ground truth")
             return self.images.read_truth(item, size=size)
         path = self.folder / f"{item.id}.png"
-        drawn = size if self._is_by_hand(item) else None
-        labels = read_mask(path, size=drawn, classes=len(self.images.classes), pixel_limit=self.images.pixel_limit)
+        by_hand = isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(item.id)
+        labels = read_mask(
+            path,
+            size=size if by_hand else None,
+            classes=len(self.images.classes),
+            pixel_limit=self.images.pixel_limit,
+        )
         scale = max(labels.shape) / max(size)
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
             own, image = (f"{width} × {height}" for height, width in (labels.shape, size))
             reason = f"labels of {own} pixels do not have the proportions of {item.path.name}, {image}"
             raise MaskError.about(path, "mask-size", f"{reason}; delete them and do their stage again")
         return labels
-
-    def _is_by_hand(self, item: ImageItem) -> bool:
-        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(item.id)
-
-    def _weights(self, folder: Path, item: ImageItem, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        if self._is_by_hand(item):
-            return np.full(shape, 255, dtype=np.uint8)
-        path = folder / f"{item.id}.png"
-        weights = read_mask(path, pixel_limit=self.images.pixel_limit)
-        if weights.shape != shape:
-            reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
-            raise MaskError.about(path, "mask-size", reason)
-        return weights
