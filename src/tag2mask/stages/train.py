@@ -24,9 +24,9 @@ from tag2mask.runs.features import READ_BY_FEATURES, FeatureFiles
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
-from tag2mask.training.frozen import FeatureSet, train_classifier
+from tag2mask.training.frozen import CellLosses, FeatureSet, train_classifier
 from tag2mask.training.log import Meter, fitted_after, fitted_loss, training_log
-from tag2mask.training.tasks import PotLosses, pot_task
+from tag2mask.training.tasks import pot_task
 
 LOG = "train/log.jsonl"
 
@@ -179,7 +179,7 @@ class Train(TrainingStage):
             training_log(run / self.name, step=0, tensorboard=loop.tensorboard) if main else nullcontext() as log,
         ):
 
-            def on_step(step: int, losses: PotLosses) -> None:
+            def on_step(step: int, losses: CellLosses) -> None:
                 meter.add(losses)
                 if step % loop.log_every == 0 or step == total:
                     values = meter.read(step)

@@ -21,7 +21,6 @@ from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, normalised_cams, transport_cams
 from tag2mask.pot.settings import MIN_SEEDS
 from tag2mask.training.settings import TrainSettings
-from tag2mask.training.tasks import PotLosses
 
 SURE = 0.6
 """The share of its cell's mass from which an assignment is learned; ours."""
@@ -42,7 +41,17 @@ _FIRST_BIAS = -2.0
 
 _LEAST_DEVIATION = 1e-4
 
-OnStep = Callable[[int, PotLosses], None]
+
+@dataclass(frozen=True)
+class CellLosses:
+    """The loss of a batch, a scalar: on tags (``classification``) or on assignments (``consistency``)."""
+
+    total: Tensor
+    classification: Tensor | None = None
+    consistency: Tensor | None = None
+
+
+OnStep = Callable[[int, CellLosses], None]
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def assignments(
     most = max(1, min(CELLS_PER_IMAGE, MOST_CELLS // len(features)))
     cells: list[Tensor] = []
     labels: list[Tensor] = []
-    strongest: dict[int, list[Tensor]] = defaultdict(list)
+    fallback: dict[int, list[Tensor]] = defaultdict(list)
     for index in range(len(features)):
         joint = features.read(index)[None].float().to(device)  # (1, D, h, w)
         tags = torch.from_numpy(features.tags[index : index + 1]).to(device)
@@ -135,15 +144,15 @@ def assignments(
             ids = of_slot[slots]
             for slot, number in enumerate(of_slot.tolist()):
                 if number:
-                    strongest[number].append(own[shares[slot].topk(min(MIN_SEEDS, len(own))).indices])
+                    fallback[number].append(own[shares[slot].topk(min(MIN_SEEDS, len(own))).indices])
         sure = (best >= SURE).nonzero()[:, 0]
         chosen = sure[torch.randperm(len(sure), generator=generator)[:most]]
         cells.append(own[chosen])
         labels.append(ids[chosen])
     found = {number for each in labels for number in each.tolist()}
-    for number in sorted(strongest.keys() - found):
-        cells += strongest[number]
-        labels += [torch.full((len(each),), number) for each in strongest[number]]
+    for number in sorted(fallback.keys() - found):
+        cells += fallback[number]
+        labels += [torch.full((len(each),), number) for each in fallback[number]]
     return torch.cat(cells), torch.cat(labels)
 
 
@@ -157,8 +166,8 @@ def _standardise(classifier: CellClassifier, features: FeatureSet) -> None:
 
 
 def _optimised(
-    weight: nn.Parameter, bias: nn.Parameter, settings: TrainSettings, steps: int, loss: Callable[[], PotLosses]
-) -> Iterator[PotLosses]:
+    weight: nn.Parameter, bias: nn.Parameter, settings: TrainSettings, steps: int, loss: Callable[[], CellLosses]
+) -> Iterator[CellLosses]:
     """AdamW from the present weights, with a learning rate that falls to 0."""
     groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=_WEIGHT_DECAY)
@@ -178,13 +187,13 @@ def _learn_tags(
     settings: TrainSettings,
     steps: int,
     generator: torch.Generator,
-) -> Iterator[PotLosses]:
+) -> Iterator[CellLosses]:
     device = classifier.weight.device
     nn.init.zeros_(classifier.weight)
     nn.init.constant_(classifier.bias, _FIRST_BIAS)
     left: list[int] = []
 
-    def loss() -> PotLosses:
+    def loss() -> CellLosses:
         batch: list[int] = []
         while len(batch) < min(settings.batch_size, len(features)):
             if not left:
@@ -193,7 +202,7 @@ def _learn_tags(
         logits = torch.cat([image_logits(classifier(features.cells(index).to(device))[None]) for index in batch])
         tags = torch.from_numpy(features.tags[batch]).to(device)
         value = F.multilabel_soft_margin_loss(logits, tags.float())
-        return PotLosses(value, value, None)
+        return CellLosses(value, classification=value)
 
     return _optimised(classifier.weight, classifier.bias, settings, steps, loss)
 
@@ -205,18 +214,18 @@ def _learn_assignments(
     settings: TrainSettings,
     steps: int,
     generator: torch.Generator,
-) -> Iterator[PotLosses]:
+) -> Iterator[CellLosses]:
     """Train from zero. Background has its own weights, which are subtracted at the end; this converges faster."""
     classes, channels = classifier.weight.shape
     device = classifier.weight.device
     weight = nn.Parameter(torch.zeros(classes + 1, channels, device=device))
     bias = nn.Parameter(torch.zeros(classes + 1, device=device))
 
-    def loss() -> PotLosses:
+    def loss() -> CellLosses:
         batch = torch.randint(len(cells), (CELLS_PER_STEP,), generator=generator)
         logits = F.linear(classifier.standardised(cells[batch].float().to(device)), weight, bias)
         value = F.cross_entropy(logits, labels[batch].to(device))
-        return PotLosses(value, value.new_zeros(()), value)
+        return CellLosses(value, consistency=value)
 
     yield from _optimised(weight, bias, settings, steps, loss)
     with torch.no_grad():
