@@ -167,7 +167,7 @@ def test_a_frozen_network_is_saved_and_gives_the_same_from_pixels_and_from_featu
 
 
 def test_features_are_kept_and_made_again_for_another_image(
-    pretrained: str, scenes: Path, tmp_path: Path, capsys: Capture
+    pretrained: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, out = tmp_path / "scenes", tmp_path / "run"
     copytree(scenes, root)
@@ -186,6 +186,11 @@ def test_features_are_kept_and_made_again_for_another_image(
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
     assert run("cams", root, out, **settings) == 0
+    for path in cams:
+        path.unlink()
+    with monkeypatch.context() as patch:  # without a forward pass of the backbone
+        patch.delattr("tag2mask.stages.cams.image_maps")
+        assert run("cams", root, out, **settings) == 0
     from_features = [read_cam(path).cams.astype(np.float32) for path in cams]
     rmtree(out / "features")
     assert run("cams", root, out, **settings, restart="cams") == 0

@@ -159,7 +159,7 @@ class Train(TrainingStage):
         network = channels_last(network).to(resolve_device(config.device)).eval()
         files = FeatureFiles(run, config, network)
         write_features(network, files, images, config, console, result)
-        readable = images.of(images.items.filter(lambda item: files.read(item) is not None))
+        readable = images.of(images.items.filter(files.has))
         tags = readable.tag_matrix()
         if not tags.any():
             raise Tag2maskError("no image with a tag can be read; `tag2mask check` lists why")
@@ -168,7 +168,8 @@ class Train(TrainingStage):
             item = readable.items[index]
             features = files.read(item)
             if features is None:
-                raise Tag2maskError(f"the features of {item.id} changed during the training; run the command again")
+                path = files.folder / f"{item.id}.npz"
+                raise Tag2maskError(f"{path} is damaged or its image has changed; delete it and run the command again")
             return features
 
         loop, main = config.train, is_main()  # every process trains alike; one writes
@@ -201,7 +202,7 @@ def write_features(
     result: StageResult,
 ) -> None:
     """Compute the missing features of images; an unreadable image has failed."""
-    todo, missing = sized_batches(images.items, config, result).unfinished(lambda item: files.read(item) is None)
+    todo, missing = sized_batches(images.items, config, result).unfinished(lambda item: not files.has(item))
     device, settings, done = next(network.parameters()).device, config.cams, 0
     origins: dict[str, np.ndarray | None] = {}
     with progress_bar(console, "features", missing) as advance:

@@ -82,14 +82,11 @@ def train_classifier(
     *,
     seed: int,
     on_step: OnStep = lambda step, losses: None,
-) -> int:
+) -> None:
     """Train the classifier of a frozen network, in place, on its device; equal arguments give equal weights on a CPU.
 
     The share `consistency_start` of the steps is on tags, the rest on assignments; with a `consistency_weight` of 0,
     all steps are on tags.
-
-    Returns:
-        the number of steps.
 
     Raises:
         UsageError: the network is not frozen.
@@ -101,16 +98,13 @@ def train_classifier(
     total = settings.total_steps(len(features))
     on_tags = total if settings.consistency_weight == 0 else max(1, round(total * settings.consistency_start))
     _standardise(classifier, features)
-    step = 0
-    for losses in _learn_tags(classifier, features, settings, on_tags, generator):
-        step += 1
+    for step, losses in enumerate(_learn_tags(classifier, features, settings, on_tags, generator), 1):
         on_step(step, losses)
-    if step < total:
+    if on_tags < total:
         cells, labels = assignments(network, features, pot, generator)
-        for losses in _learn_assignments(classifier, cells, labels, settings, total - step, generator):
-            step += 1
+        trained = _learn_assignments(classifier, cells, labels, settings, total - on_tags, generator)
+        for step, losses in enumerate(trained, on_tags + 1):
             on_step(step, losses)
-    return step
 
 
 @torch.no_grad()
