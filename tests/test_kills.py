@@ -48,6 +48,7 @@ def test_a_folder_that_a_killed_export_left_in_a_run_is_removed(
 ) -> None:
     for folder in (copied, copied / "masks"):
         copytree(copied / "masks", folder / left(Path("seed-1-voc")))
+    (copied / "throughput" / left(Path("predictions.json"))).touch()
     assert run(verb, scenes, copied) == 0
     assert not list(copied.rglob(f"{TEMPORARY_PREFIX}*"))
 

@@ -57,7 +57,8 @@ def run_lock(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> I
                     if other != lock and _excludes(other, lock):
                         with _taken(other, lock, verb):
                             pass  # its process is dead: its files are removed
-                remove_abandoned(folder.glob(f"{TEMPORARY_PREFIX}*"))
+                for place in (folder, folder / "throughput"):  # a stage cleans its own folders
+                    remove_abandoned(place.glob(f"{TEMPORARY_PREFIX}*"))
                 yield
         finally:
             with suppress(OSError):
