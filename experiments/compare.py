@@ -86,8 +86,3 @@ def _count_one(maps: Tensor, image: ImageMaps, classes: int) -> Counts:
     ids = torch.cat([torch.zeros(1, dtype=torch.int64), image.ids])
     full = F.interpolate(maps[None, ids], size=image.truth.shape, mode="bilinear", align_corners=False)[0]
     return counts_of(ids[full.argmax(0)].numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8), classes)
-
-
-def class_ids(classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Class ids of ``names`` and background."""
-    return [0, *(classes.index(name) + 1 for name in names)]

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--classes", help="names with commas; all by default")
     options = parser.parse_args()
-    images, items = open_split(options.root, options.tags, options.split, None)
+    images, items = open_split(options.root, options.tags, options.split)
     names = options.classes.split(",") if options.classes else images.classes
     ids = [0, *(images.classes.index(name) + 1 for name in names)]
     counts = [[counts_of_folder(folder, items, len(images.classes))] for folder in options.folders]

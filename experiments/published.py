@@ -112,7 +112,7 @@ def samples(
     network: PotNetwork, run: RunFolder, options: argparse.Namespace
 ) -> Iterator[tuple[ImageMaps, ImageItem, npt.NDArray[np.uint8]]]:
     """The maps of each image, and its ground truth."""
-    images, chosen = open_split(options.root, options.tags, options.split, None)
+    images, chosen = open_split(options.root, options.tags, options.split)
     for item in chosen:
         pixels = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
         tags = torch.from_numpy(images.tag_matrix([item]))

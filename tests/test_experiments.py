@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from tag2mask.core.errors import UsageError
+from tag2mask.core.files import write_text
 from tag2mask.evaluation import Confusion
+from tag2mask.pot import PotSettings
 from tag2mask.quality.estimator import Model, class_estimates
 from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features, write_features
 
@@ -20,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import compare
 import confidence
+import data_sets
 import error_bars
 import maps
 import methods
-import voc_animals
 import wrong_tags
 
 
@@ -104,8 +106,8 @@ def test_counts_of_single_images_sum_to_the_confusion_matrix() -> None:
 
 
 def test_the_methods_of_a_search_have_names_of_their_own() -> None:
-    names = [(axis, method.name) for axis, method in methods.search()]
-    assert len(set(names)) == len(names) == 80
+    names = [(axis, method.name) for axis, method in methods.search(PotSettings())]
+    assert len(set(names)) == len(names) == 102
 
 
 def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,29 +145,48 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
     classes = open_images(DataSettings(kind="voc", root=root, tags=source / "tags.csv", split="train")).classes
     settings = NetworkSettings(backbone="resnet18", weights="none")
     runs = [tmp_path / f"run-{seed}" for seed in (0, 1)]
+    config = {
+        "data": {"kind": "voc", "root": str(root), "tags": str(source / "tags.csv"), "split": "train"},
+        "network": {"backbone": "resnet18", "weights": "none"},
+        "cams": {"scales": [0.5]},
+        "evaluate": {"classes": ["background", "cat", "dog"]},
+    }
     for seed, folder in enumerate(runs):
         save_network(folder / "train/network.safetensors", build_network(settings, classes, seed=seed))
-    monkeypatch.setattr(maps, "SCALES", (0.5,))
-    words = ["table", *map(str, runs), "--data.root", str(root), "--data.tags", str(source / "tags.csv")]
+        write_text(folder / "config.yaml", json.dumps(config))
+    both = ",".join(map(str, runs))
+    words = ["table", f"animals:train={both}+{both}", f"animals:val={both}"]
     words += ["--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "table"), "--final-only"]
-    voc_animals.main(words)
+    data_sets.main(words)
     result = json.loads((tmp_path / "table.json").read_text())
-    assert set(result) == {"minutes", "train", "val"}
-    for split in ("train", "val"):
-        assert [len(values["seeds"]) for values in result[split].values()] == [2] * 3
-        gain = result[split]["single prototype"]["POT minus this"]["mean"]
-        assert gain == pytest.approx(result[split]["POT"]["mean"] - result[split]["single prototype"]["mean"], abs=0.02)
+    assert set(result) == {"minutes", "animals train", "animals val"}
+    for split, own in (("train", 1), ("val", 0)):
+        values = result[f"animals {split}"]
+        assert [len(found["seeds"]) for found in values.values()] == [2] * (3 + 2 * own)
+        gain = values["single prototype"]["POT minus this"]["mean"]
+        assert gain == pytest.approx(values["POT"]["mean"] - values["single prototype"]["mean"], abs=0.02)
     # Maps are kept: nothing goes through a network again, and another network's are refused.
     for folder in runs:
-        kept_there = list((tmp_path / "maps" / folder.name).rglob("*.npz"))
+        kept_there = list((tmp_path / "maps/animals" / folder.name).rglob("*.npz"))
         assert len(kept_there) == 8
     before = (tmp_path / "table.md").read_text()
     monkeypatch.delattr(maps, "image_maps")
-    voc_animals.main(words)
+    data_sets.main(words)
     assert (tmp_path / "table.md").read_text() == before
     save_network(runs[0] / "train/network.safetensors", build_network(settings, classes, seed=7))
     with pytest.raises(SystemExit, match="maps of another network"):
-        voc_animals.main(words)
+        data_sets.main(words)
+    monkeypatch.undo()
+    # The search: the loss of each setting against the data set's best.
+    words = ["search", f"animals:train={runs[1]}", f"animals:val:train={runs[1]}", "--axes", "classifier"]
+    data_sets.main([*words, "--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "search")])
+    found = json.loads((tmp_path / "search.json").read_text())["classifier"]
+    rows = [line.split("|")[2:-1] for line in (tmp_path / "search.md").read_text().splitlines()[2:]]
+    best = {name: max(values[name] for values in found.values()) for name in ("animals train", "animals val")}
+    for name, first, second, loss in rows:
+        values = found[name.strip()]
+        assert (float(first), float(second)) == tuple(round(value, 1) for value in values.values())
+        assert float(loss) == pytest.approx(max(best[key] - value for key, value in values.items()), abs=0.051)
 
 
 def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
