@@ -27,7 +27,7 @@ from tag2mask.core.files import write_json
 from tag2mask.data.images import read_mask
 from tag2mask.evaluation import Confusion
 from tag2mask.quality.calibration import calibration, shared_tenth, spearman, spearman_interval
-from tag2mask.quality.estimator import MODELS, Model, class_estimates, mean_estimate, predictor
+from tag2mask.quality.estimator import MODELS, Model, class_estimates, estimate_quality, mean_estimate, predictor
 from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
@@ -140,9 +140,11 @@ def fit(items: Sequence[MeasuredImage], names: Sequence[str], weights: Floats | 
 
 
 def report(items: Sequence[MeasuredImage], models: dict[tuple[str, ...], Model]) -> None:
-    """Print how well each model and each feature ranks images."""
+    """Print how well each model and each feature ranks images, without those of unknown confidence."""
+    count = len(items)
+    items = [each for each in items if not np.isnan(estimate_quality(each.evidence).confidence)]
     miou = np.array([each.miou for each in items])
-    print(f"{len(items)} images, mean of their mIoU {miou.mean():.3f}")
+    print(f"{count - len(items)} of {count} images have unknown confidence; mean mIoU of the others {miou.mean():.3f}")
     known = [each for each in FIELDS if not any(np.isnan(item.evidence.of(each)).any() for item in items)]
     single = {"fewer tags": [-predictor(each.evidence, "more_tags") for each in items]}
     single |= {field: [each.evidence.of(field).astype(np.float64) for each in items] for field in known}
