@@ -18,7 +18,10 @@ TARGET = 0.5
 
 EVIDENCE = "ground truth or a corrected mask"
 
-NOT_RELIABLE = "the ranking is not reliable and the confidence of every image is unknown"
+NOT_RELIABLE = (
+    f"the correlation is below {TARGET} or its interval is not above 0, so the ranking is not reliable and the "
+    "confidence of every image is unknown: check all masks, or measure on more images"
+)
 
 _DRAWS = 1000
 _MOST_DRAWN = 10_000_000

@@ -31,8 +31,8 @@ _MIN_SHARE = 1e-3
 """The lower bound of a share of the image; ours."""
 
 FEW_CELLS = 4
-"""The quality of a class whose mask has pixels, but covers fewer cells of its CAMs, is unknown: on no data set does the
-estimate rank such masks. Ours (docs/confidence.md)."""
+"""The quality of a class whose mask has pixels, but covers fewer cells of its CAMs, is unknown: on real
+images, the estimate does not rank such masks. Ours (docs/confidence.md)."""
 
 
 @dataclass(frozen=True)
