@@ -2,18 +2,20 @@
 
 python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
+python experiments/confidence.py across RUN:SPLIT …
 
 RUN is a run folder with ground truth, after `tag2mask confidence RUN --data.split SPLIT`. `fit` prints the constants of
 `tag2mask.quality.estimator` and measures nothing, since figures on the fitted images are too good. `rank` measures, on
 other images: Spearman over images and over (image, class) pairs, the share of the worst tenth, and calibration by
-tenths.
+tenths. `across` prints Spearman by the number of CAM cells of the smallest mask, and measures each run by models
+that are fitted on all other runs, for several sets of predictors.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,16 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_json
 from tag2mask.data.images import read_mask
 from tag2mask.evaluation import Confusion
-from tag2mask.quality.calibration import calibration, shared_tenth, spearman, spearman_interval
-from tag2mask.quality.estimator import MODELS, Model, class_estimates, mean_estimate, predictor
+from tag2mask.quality.calibration import LEAST, calibration, shared_tenth, spearman, spearman_interval
+from tag2mask.quality.estimator import (
+    MODELS,
+    Model,
+    class_estimates,
+    estimate_quality,
+    mean_estimate,
+    model_for,
+    predictor,
+)
 from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
@@ -140,9 +150,11 @@ def fit(items: Sequence[MeasuredImage], names: Sequence[str], weights: Floats | 
 
 
 def report(items: Sequence[MeasuredImage], models: dict[tuple[str, ...], Model]) -> None:
-    """Print how well each model and each feature ranks images."""
+    """Print how well each model and each feature ranks images, without those of unknown confidence."""
+    count = len(items)
+    items = [each for each in items if not np.isnan(estimate_quality(each.evidence).confidence)]
     miou = np.array([each.miou for each in items])
-    print(f"{len(items)} images, mean of their mIoU {miou.mean():.3f}")
+    print(f"{count - len(items)} of {count} images have unknown confidence; mean mIoU of the others {miou.mean():.3f}")
     known = [each for each in FIELDS if not any(np.isnan(item.evidence.of(each)).any() for item in items)]
     single = {"fewer tags": [-predictor(each.evidence, "more_tags") for each in items]}
     single |= {field: [each.evidence.of(field).astype(np.float64) for each in items] for field in known}
@@ -183,22 +195,91 @@ def difference(first: Floats, second: Floats, miou: Floats, draws: int = 1000) -
     return float(low), float(high)
 
 
+def fit_sets(sets: Sequence[Sequence[MeasuredImage]], names: Sequence[str]) -> Model:
+    """Fit a model as `fit`; each set of images has equal weight."""
+    weights = np.concatenate([np.full(len(own), 1 / max(1, len(own))) for own in sets])
+    return fit([each for own in sets for each in own], names, weights)
+
+
 def fit_all(sets: Sequence[Sequence[MeasuredImage]]) -> dict[tuple[str, ...], Model]:
     """Refit the models of `MODELS` whose predictors are available; each set of images has equal weight."""
-    items = [each for own in sets for each in own]
-    weights = np.concatenate([np.full(len(own), 1 / max(1, len(own))) for own in sets])
     found = {}
     for sources, model in MODELS.items():
         try:
-            found[sources] = fit(items, list(model.weights), weights)
+            found[sources] = fit_sets(sets, list(model.weights))
         except UsageError as error:
             print(f"{' + '.join(sources)} left out: {error}", file=sys.stderr)
     return found
 
 
+LARGEST = 1e9
+"""CAM cells of an image without a small mask: none of its tagged classes has pixels."""
+
+PREDICTORS = {
+    ("cam",): (
+        ("cam_expected", "share", "more_tags"),
+        ("cam_expected", "more_tags"),
+        ("cam_expected", "cam_overlap", "more_tags"),
+    ),
+    ("cam", "network"): (
+        ("cam_expected", "network_expected", "share", "more_tags"),
+        ("cam_expected", "network_expected", "more_tags"),
+        ("network_expected", "more_tags"),
+        ("network_expected", "network_overlap", "more_tags"),
+    ),
+}
+"""The candidates of `across`; the first are those of `MODELS`, most others do not depend on the size of the mask."""
+
+
+def across(sets: dict[str, list[MeasuredImage]]) -> None:
+    """Print how well the estimate ranks small masks, and how well models rank a run that are fitted on all others."""
+    for place, items in sets.items():
+        cells = np.array([_fewest_cells(each.evidence) for each in items])
+        for low, high in ((0, 4), (4, 8), (8, 16), (16, np.inf), (4, np.inf)):
+            own = [each for each, count in zip(items, cells, strict=True) if low <= count < high]
+            if len(own) >= LEAST:
+                found = _correlation([replace(each, evidence=_without_cells(each.evidence)) for each in own])
+                print(f"{place}: {len(own)} images with {low} to {high} cells, Spearman {found:.2f}")
+    known = {
+        place: [each for each in items if not np.isnan(estimate_quality(each.evidence).confidence)]
+        for place, items in sets.items()
+    }
+    for sources, candidates in PREDICTORS.items():
+        last = f"{sources[-1]}_expected"
+        if any(np.isnan(each.evidence.of(last)).any() for own in known.values() for each in own):
+            continue
+        for place, own in known.items():
+            run = place.partition(":")[0]
+            others = [each for other, each in known.items() if other.partition(":")[0] != run]
+            models = {" + ".join(names): fit_sets(others, names) for names in candidates}
+            for name, model in ({"MODELS": MODELS[sources]} | models).items():
+                print(f"{name}: {place}, {len(own)} images, Spearman {_correlation(own, model):.2f}")
+
+
+def _correlation(items: Sequence[MeasuredImage], model: Model | None = None) -> float:
+    """The rank correlation of images' confidence with their mean IoU, by default with the model of the estimate."""
+    estimates = [
+        mean_estimate(each.evidence, class_estimates(each.evidence, model or model_for(each.evidence)))
+        for each in items
+    ]
+    return spearman(np.array(estimates), np.array([each.miou for each in items]))
+
+
+def _fewest_cells(evidence: MaskFeatures) -> float:
+    """The CAM cells of the smallest mask of a tagged class with pixels."""
+    cells = evidence.of("cells")[(evidence.ids != 0) & (evidence.of("share") > 0)]
+    return float(cells.min(initial=LARGEST))
+
+
+def _without_cells(evidence: MaskFeatures) -> MaskFeatures:
+    values = evidence.values.copy()
+    values[:, FIELDS.index("cells")] = np.nan
+    return replace(evidence, values=values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fit", "rank"))
+    parser.add_argument("what", choices=("fit", "rank", "across"))
     parser.add_argument("places", nargs="+", metavar="RUN:SPLIT")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", type=Path)
@@ -212,6 +293,9 @@ def main() -> None:
         print(json.dumps(written, indent=2))
         if known.out is not None:
             write_json(known.out, written)
+        return
+    if known.what == "across":
+        across(dict(zip(known.places, sets, strict=True)))
         return
     models = MODELS
     if known.model is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.quality.calibration import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
-from tag2mask.quality.estimator import MODELS, Model, class_estimates, estimate_quality, predictor
+from tag2mask.quality.calibration import (
+    calibration,
+    covers_ranking,
+    ranking_quality,
+    shared_tenth,
+    spearman,
+    spearman_interval,
+)
+from tag2mask.quality.estimator import FEW_CELLS, MODELS, Model, class_estimates, estimate_quality, predictor
 from tag2mask.quality.features import (
     FIELDS,
     MaskFeatures,
@@ -23,7 +32,7 @@ from tag2mask.quality.features import (
     stored_features,
     write_features,
 )
-from tag2mask.quality.ranking import CLASSES, IMAGES, read_ranking, written_tables
+from tag2mask.quality.ranking import CLASSES, IMAGES, Tables, read_ranking
 from tag2mask.refine.masks import ClassMaps
 
 IDS = torch.tensor([0, 2, 5], dtype=torch.uint8)
@@ -165,7 +174,7 @@ def test_reasons_are_words() -> None:
     names, truth = ("background", "cat", "dog"), disc((20, 25), 12)
     empty, speck = torch.zeros_like(truth), disc((20, 25), 1)
     for mask, words in ((empty, "no pixel of dog"), (speck, "mask of dog nearly empty"), (truth, "")):
-        found = features_of(mask, truth)
+        found = features_of(mask, truth, cams=False)
         assert estimate_quality(found).reason(found, names) == words
     away = features_of(truth.roll(14, 1), truth)
     assert estimate_quality(away).reason(away, names).endswith(" on dog")
@@ -266,10 +275,11 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
     truth = disc((20, 25), 12)
     ids = ["sub/sure", 'a "worse", one', "line\nbreak", "caf\udce9"]
     masks = [truth, truth.roll(9, 1), torch.zeros_like(truth), truth.roll(5, 1)]
-    with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
-        for number in (3, 1, 0, 2):  # in any order
-            found = features_of(masks[number], truth)
-            tables.add(ids[number], found, estimate_quality(found), number=number, decided="accepted" if number else "")
+    tables = Tables(("background", "cat", "dog"))
+    for number in (3, 1, 0, 2):  # in any order
+        found = features_of(masks[number], truth)
+        tables.add(ids[number], found, estimate_quality(found), number=number, decided="accepted" if number else "")
+    tables.write(tmp_path)
     ranked = list(read_ranking(tmp_path))
     assert [each.image for each in ranked] == [ids[2], ids[1], ids[3], ids[0]]
     assert [each.confidence for each in ranked] == sorted(each.confidence for each in ranked)
@@ -280,35 +290,41 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
         assert [row["correction"] for row in csv.DictReader(file)] == ["accepted"] * 3 + [""]
 
 
-def test_equally_certain_ones_are_in_the_order_of_the_data_set_and_unknown_ones_last(tmp_path: Path) -> None:
+def test_unknown_ones_come_first_and_equally_certain_ones_in_the_order_of_the_data_set(tmp_path: Path) -> None:
     truth = disc((20, 25), 12)
-    found = features_of(truth, truth)
+    found, small = features_of(truth, truth), features_of(dot := disc((20, 25), 2), dot)
     nothing = mask_features(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8))
-    with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
-        for number in (2, 0, 3, 1):
-            own = found if number else nothing
-            tables.add(f"={number}", own, estimate_quality(own), number=number)
+    tables = Tables(("background", "cat", "dog"))
+    for number, own in ((5, small), (2, found), (0, nothing), (4, small), (3, found), (1, found)):
+        tables.add(f"={number}", own, estimate_quality(own), number=number)
+    tables.write(tmp_path)
     ranked = list(read_ranking(tmp_path))
-    assert [each.image for each in ranked] == ["=1", "=2", "=3", "=0"]
+    assert [each.image for each in ranked] == ["=4", "=5", "=1", "=2", "=3", "=0"]
+    assert (ranked[0].confidence, ranked[0].class_confidence, ranked[0].class_name) == (None, None, "dog")
+    assert ranked[0].reason == f"mask of dog covers fewer than {FEW_CELLS} CAM cells" and ranked[0].is_to_check
     assert ranked[-1].confidence is None and ranked[-1].reason == "no CAMs and no network"
-    assert not ranked[-1].by_network and ranked[0].by_network
+    assert not ranked[-1].by_network and ranked[0].by_network and not ranked[-1].is_to_check
+    assert [each.is_small for each in ranked] == [True, True, False, False, False, False]
 
 
-def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    found = features_of(disc((20, 25), 12), disc((20, 25), 12))
+def test_few_cells_of_a_class_make_the_image_unknown_but_no_pixel_is_the_worst_mask() -> None:
+    ids = torch.tensor([0, 1, 2], dtype=torch.uint8)
+    labels = torch.zeros(40, 60, dtype=torch.uint8)
+    labels[:20, :30] = 1
+    for side in (0, 9, 10):  # a cell has 10 × 6 pixels, so 4 cells are 10 × 24
+        labels[20:] = 0
+        labels[20 : 20 + side, :24] = 2
+        maps = F.one_hot(labels.long(), 3).permute(2, 0, 1)[:, ::10, ::6].float() * 0.8 + 0.1
+        estimate = estimate_quality(mask_features(labels, ids, ClassMaps(ids, maps), size=(40, 60)))
+        unknown = np.isnan(estimate.of_classes).tolist()
+        assert unknown == [False, False, side == 9] and math.isnan(estimate.confidence) == (side == 9)
+        assert (estimate.of_classes[2] == 0) == (side == 0) and (estimate.worst == 2 or side == 10)
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tag2mask confidence"):
         list(read_ranking(tmp_path))
-    for names in (["first"], ["second", None]):
-        try:
-            with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
-                for name in names:
-                    if name is None:
-                        raise KeyboardInterrupt
-                    tables.add(name, found, estimate_quality(found), number=0)
-        except KeyboardInterrupt:
-            pass
-    assert [each.image for each in read_ranking(tmp_path)] == ["first"]
-    assert sorted(path.name for path in (tmp_path / "confidence").iterdir()) == ["classes.csv", "images.csv"]
+    (tmp_path / "confidence").mkdir()
     for damage in ("image,confidence\na,none\n", f"image,confidence\n{'a' * 200_000},1\n"):
         (tmp_path / IMAGES).write_text(damage)
         with pytest.raises(UsageError, match=r"images\.csv is damaged"):
@@ -352,7 +368,33 @@ def test_quality_of_a_good_a_useless_and_a_constant_ranking() -> None:
     low, high = spearman_interval(useless, iou)
     assert low < 0 < high and high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.15)
     constant = ranking_quality(np.full(200, 0.5), iou)
-    assert constant.spearman is None and "there is no ranking" in constant.sentence()
+    assert constant.spearman is None and constant.ranks is None and "not measured" in constant.sentence()
+
+
+@pytest.mark.parametrize(
+    ("low", "correlation", "ranks"),
+    [(0.01, 0.5, True), (0.0, 0.9, False), (0.3, 0.49, False), (-0.9, -0.7, False), (None, None, None)],
+)
+def test_a_ranking_is_confirmed_by_the_target_and_an_interval_above_0(
+    low: float | None, correlation: float | None, ranks: bool | None
+) -> None:
+    found = replace(ranking_quality(np.arange(20.0), np.arange(20.0)), low=low, high=low, spearman=correlation)
+    assert found.ranks is ranks and found.to_json()["ranks"] is ranks
+    assert ("is unknown" in found.sentence()) == (ranks is False)
+
+
+def test_a_ranking_is_measured_if_both_halves_have_images_with_an_iou() -> None:
+    confidence, iou = np.append(np.arange(40.0), [np.nan] * 10), np.full(50, np.nan)
+    iou[:20] = iou[40:] = 1  # the least certain half, and images of unknown confidence
+    assert not covers_ranking(confidence, iou)
+    iou[-20:-16] = 1
+    assert not covers_ranking(confidence, iou)
+    iou[20] = 1
+    assert covers_ranking(confidence, iou)
+    iou[5:20] = np.nan
+    assert covers_ranking(confidence, iou)
+    iou[0] = np.nan
+    assert not covers_ranking(confidence, iou) and not covers_ranking(confidence[-3:], iou[-3:])
 
 
 def test_the_shared_tenth_and_calibration_by_hand() -> None:

@@ -274,7 +274,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     more = ("--data.masks", str(truth))
     told = result_of(capsys, copied, *more, code=1)
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
-    assert any("truth of 9 images is too little" in note for note in told["notes"])
+    assert any("the ranking is not measured" in note and "at least 5 are needed" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
     monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
     assert main(["report", str(copied), *more]) == 0
@@ -301,7 +301,48 @@ def test_truth_that_can_be_painted_is_measured_by_at_once(scenes: Path, done: Pa
     for path in (done / "masks").rglob("*.png"):
         write_bytes(out / "masks" / path.name, path.read_bytes())
     for path in (done / "cams/pot").rglob("*.npz"):
-        write_cam(out / "cams/pot" / path.name, replace(read_cam(path), image=None))
+        finer = read_cam(path).cams.repeat(8, 1).repeat(8, 2)  # so that no mask covers too few cells
+        write_cam(out / "cams/pot" / path.name, replace(read_cam(path), image=None, cams=finer, allocation=None))
     data = ("--data.kind", "coco", "--data.root", str(root), "--data.split", "mine")
     assert rank(out, *data, "--workers", "0", "--device", "cpu") == 0
     assert json.loads((out / QUALITY).read_text())["images"] == 10
+
+
+def test_corrected_masks_confirm_or_refute_the_ranking(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten images without ground truth, of which every second mask is bad: first the uncertain ones, then others."""
+    ids = truth_as_masks(copied, scenes)
+    (copied / "none").mkdir()
+    no_truth = ("--data.masks", str(copied / "none"))
+    for name in ids[::2]:
+        write_mask(path := copied / f"masks/{name}.png", np.roll(read_mask(path), (32, 32), axis=(0, 1)))
+    told = result_of(capsys, copied, *no_truth)
+    before = files_of(copied / "confidence")
+    corrections = CorrectionsFolder(
+        copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes
+    )
+    for name in ids[:9]:
+        corrections.write(name, Decision.now("corrected"), read_mask(scenes / f"masks/{name}.png"))
+    told = result_of(capsys, copied, *no_truth)
+    assert any("the ranking is not measured: 9 images" in note for note in told["notes"])
+    assert [each.confidence for each in read_ranking(copied)] == [
+        float(row["confidence"]) for row in csv.DictReader(before["images.csv"].decode().splitlines())
+    ]
+    corrections.write(ids[9], Decision.now("corrected"), read_mask(scenes / f"masks/{ids[9]}.png"))
+    result_of(capsys, copied, *no_truth)
+    assert (found := json.loads((copied / QUALITY).read_text()))["ranks"] and found["images"] == 10
+    assert all(each.confidence is not None for each in read_ranking(copied))
+    for number, name in enumerate(ids):  # the other half is right
+        own = read_mask(copied / f"masks/{name}.png")
+        corrections.write(name, Decision.now("corrected"), own if number % 2 == 0 else np.roll(own, (32, 32), (0, 1)))
+    told = result_of(capsys, copied, *no_truth)
+    assert any("the ranking is not reliable and the confidence of every image is unknown" in n for n in told["notes"])
+    assert json.loads((copied / QUALITY).read_text())["ranks"] is False
+    ranked = rows(copied / IMAGES)
+    assert [row["image"] for row in ranked] == ids and {row["reason"] for row in ranked} == {"ranking not reliable"}
+    assert {row[name] for row in ranked for name in ("confidence", "class_confidence")} == {""}
+    assert {row["confidence"] for row in rows(copied / CLASSES)} == {""} and all(row["cam_expected"] for row in ranked)
+    for name in ids:
+        corrections.write(name, Decision.now("rejected"))
+    assert main(["report", str(copied)]) == 0

@@ -196,6 +196,7 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
     for _ in range(600):
         ids = np.array([0, *range(1, generator.integers(2, 5))], dtype=np.int32)
         evidence = MaskFeatures(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
+        evidence = without(evidence, "cells")  # no mask is too small
         iou = class_estimates(evidence, made)
         items.append(confidence.MeasuredImage(evidence, iou, float(iou.mean())))
     found = confidence.fit(items, list(made.weights))
@@ -211,6 +212,30 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
         each.evidence.values[:, FIELDS.index("cam_overlap")] = 0.5
     constant = confidence.fit(items, ["cam_expected", "cam_overlap"])
     assert constant.weights["cam_overlap"] == 0 and constant.weights["cam_expected"] > 1
+
+
+def test_a_run_is_measured_by_models_of_the_others_without_images_of_small_masks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Confidence orders run a as the truth does, and run b in reverse, so a model of b reverses a."""
+    generator, sets = np.random.default_rng(0), {}
+    for place, sign in (("a:train", 1), ("b:train", -1)):
+        sets[place] = []
+        for number in range(60):
+            values = generator.uniform(0.1, 0.9, (2, len(FIELDS))).astype(np.float32)
+            values[:, FIELDS.index("cells")] = 3 if number < 15 else 30
+            values[:, FIELDS.index("network_expected")] = np.nan
+            cam = values[:, FIELDS.index("cam_expected")] = generator.uniform(0.1, 0.9)
+            values[:, FIELDS.index("share")] = 0.5
+            iou = np.full(2, 0.5 + sign * (cam - 0.5))
+            evidence = MaskFeatures(np.array([0, 1], dtype=np.int32), values)
+            sets[place].append(confidence.MeasuredImage(evidence, iou, float(iou.mean())))
+    confidence.across(sets)
+    said = capsys.readouterr().out
+    assert "a:train: 15 images with 0 to 4 cells, Spearman 1.00" in said
+    assert "b:train: 45 images with 16 to inf cells, Spearman -1.00" in said and "network_expected" not in said
+    assert "MODELS: a:train, 45 images, Spearman 1.00" in said
+    assert "cam_expected + more_tags: a:train, 45 images, Spearman -1.00" in said
 
 
 def without(evidence: MaskFeatures, field: str) -> MaskFeatures:

@@ -143,7 +143,7 @@ def _assert_page_and_ranking(run: Path) -> None:
     assert (run / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert len(list((run / "masks").glob("*.png"))) == 2 * EACH
     with (run / "confidence/images.csv").open(encoding="utf-8") as file:
-        confidence = [float(row["confidence"]) for row in csv.DictReader(file)]
+        confidence = [float(row["confidence"] or -1) for row in csv.DictReader(file)]  # unknown ones first
     assert len(confidence) == 2 * EACH and confidence == sorted(confidence)
 
 

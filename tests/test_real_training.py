@@ -1,6 +1,7 @@
 """What goes wrong in training on real images and must be said: weights that are not finite, tags fitted too early,
 masks too small to rank."""
 
+import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,8 +34,9 @@ from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.prediction.predictor import Predictor
 from tag2mask.prediction.settings import PredictSettings
+from tag2mask.quality.estimator import FEW_CELLS
 from tag2mask.quality.features import mask_features
-from tag2mask.quality.ranking import FEW_CELLS, IMAGES, read_ranking, small_masks_sentence
+from tag2mask.quality.ranking import IMAGES, read_ranking, small_masks_sentence
 from tag2mask.refine.masks import ClassMaps
 from tag2mask.training.checkpointing import load_state
 from tag2mask.training.log import Losses, fitted_after
@@ -215,26 +217,31 @@ def test_the_area_of_a_mask_in_cells_of_its_cams() -> None:
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ([FEW_CELLS - 0.1, FEW_CELLS, 900], f"1 of 3 masks cover fewer than {FEW_CELLS} CAM cells"),
-        ([0.3, 2, 0], "2 of 3 masks"),  # an empty mask is rightly the least certain
+        ([FEW_CELLS - 0.1, FEW_CELLS, 900], "confidence of 1 of 4 images is unknown"),
+        ([0.3, 2, 0], "confidence of 2 of 4 images"),  # an empty mask is rightly the least certain
         ([FEW_CELLS, 40, 50], ""),
         (["", "", ""], ""),  # a ranking without CAMs, or of an earlier version
     ],
 )
 def test_masks_of_few_cells_are_counted(tmp_path: Path, cells: list[object], said: str) -> None:
-    lines = [f"{place},0.{place},cat,0.{place},,{each}" for place, each in enumerate(cells)]
+    small = [each != "" and 0 < float(str(each)) < FEW_CELLS for each in cells]
+    numbers = ["" if own else f"0.{place}" for place, own in enumerate(small)]
+    lines = [f"{place},{numbers[place]},cat,{numbers[place]},,{each}" for place, each in enumerate(cells)]
     header = "image,confidence,class,class_confidence,reason,cells"
-    write_text(tmp_path / IMAGES, "\n".join([header, *lines, "none,,cat,,not judged by anything,1"]) + "\n")
+    write_text(tmp_path / IMAGES, "\n".join([header, *lines, "none,,background,,no CAMs and no network,1000"]) + "\n")
     assert small_masks_sentence(tmp_path).startswith(said) and bool(small_masks_sentence(tmp_path)) == bool(said)
 
 
 def test_the_stage_and_the_page_say_it(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scenes of 64 pixels have at most 16 CAM cells, so no mask has enough."""
+    """Scenes of 64 pixels have 16 CAM cells, so some masks have fewer than 4."""
     capsys.readouterr()
     assert main([*words("confidence", scenes, copied), "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     ranked = list(read_ranking(copied))
-    expected = f"{sum(each.is_small for each in ranked)} of {len(ranked)} masks cover fewer than {FEW_CELLS} CAM cells"
-    assert not expected.startswith("0") and any(note.startswith(expected) for note in result["notes"])
+    count = sum(each.confidence is None for each in ranked)
+    expected = f"onfidence of {count} of {len(ranked)} images is unknown, because a class's mask covers fewer than"
+    assert count and any(expected in note for note in result["notes"])
+    assert all(each.confidence is None and "CAM cells" in each.reason for each in ranked[:count])
     assert main(["report", str(copied)]) == 0
-    assert expected in (copied / "report.html").read_text(encoding="utf-8")
+    page = (copied / "report.html").read_text(encoding="utf-8")
+    assert expected in html.unescape(page) and page.count("confidence <b>unknown</b>") == count

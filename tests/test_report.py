@@ -139,16 +139,20 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
 def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
     run, items = build_run(tmp_path)
     write_ranking(run, tuple(reversed(IDS)))
+    unknown = (run / IMAGES).read_text().replace('"f",0.01', '"f",')
+    write_text(run / IMAGES, unknown)
     figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0, "chance": 0.17}
-    write_text(run / QUALITY, json.dumps({"split": "train", **figures}))
+    write_text(run / QUALITY, json.dumps({"split": "train", "ranks": False, **figures}))
     page = Page(write_report(run, items, SmallReport(lowest_confidence=4)))
     assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
     assert "100 % of the worst tenth (17 % by chance)" in page.text
+    assert "so the ranking is not reliable and the confidence of every image is unknown" in page.text
     section = page.source.partition('id="least-certain"')[2].partition("</section>")[0]
     assert section.count("<li ") == 4 and "Least certain masks" in page.text
     names = ["f", "e", "&lt;img src=x onerror=alert(2)&gt;", "c&#39; onerror=&#39;alert(1)"]
     places = [section.index(f"<h3><bdi>{name}</bdi></h3>") for name in names]
     assert places == sorted(places) and "<script>" not in section
+    assert section.count("confidence <b>unknown</b>") == 1 and "confidence <b>0.11</b>" in section
     assert section.count("<figcaption>Mask") == section.count("<figcaption>Truth") == 4 and "mean IoU" in section
 
 

@@ -249,7 +249,7 @@ def test_least_certain_first_without_truth(tmp_path: Path) -> None:
     selection = _select(run, items)
     assert selection.order == "confidence"
     assert [each.item.id for each in selection.shown] == [IDS[4], IDS[1], IDS[0], IDS[2], IDS[3], IDS[5]]
-    assert [each.confidence for each in selection.shown] == [0.01, 0.11, None, None, None, None]
+    assert [each.ranked and each.ranked.confidence for each in selection.shown] == [0.01, 0.11, None, None, None, None]
 
 
 def _select(run: Path, images: ImageSet, count: int = 24) -> Selection:

@@ -587,7 +587,7 @@ def test_the_least_confident_come_first(tmp_path: Path) -> None:
     ranked = listed.ranked(4)
     assert ranked is not None and (ranked.confidence, ranked.class_name, ranked.reason) == (0.25, "dog", "a, b")
     assert listed.ranked(1) is None
-    assert listed.ranked(0) is None  # not a number in JSON
+    assert (unknown := listed.ranked(0)) is not None and unknown.confidence is None  # not a number in JSON
 
 
 def test_two_reviews_of_one_folder(run: Path) -> None:

@@ -10,7 +10,18 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 LEAST = 10
-"""Minimum number of images with ground truth for a measurement; ours."""
+"""Minimum number of images with ground truth or a corrected mask for a measurement, half of them in each half of the
+ranking; ours."""
+
+TARGET = 0.5
+"""The rank correlation that confirms a ranking if its interval lies above 0; ours."""
+
+EVIDENCE = "ground truth or a corrected mask"
+
+NOT_RELIABLE = (
+    f"the correlation is below {TARGET} or its interval is not above 0, so the ranking is not reliable and the "
+    "confidence of every image is unknown: check all masks, or measure on more images"
+)
 
 _DRAWS = 1000
 _MOST_DRAWN = 10_000_000
@@ -25,6 +36,7 @@ class RankingQuality:
     """How well confidence ranks images by the IoU of their masks.
 
     Attributes:
+        images: number of images with a confidence and an IoU.
         spearman: rank correlation, in [−1, 1]; None if confidence or IoU is constant.
         low, high: its 95 % bootstrap interval; None without a correlation.
         worst_tenth: the share of the tenth with the lowest IoU that is in the tenth with the lowest confidence.
@@ -42,20 +54,26 @@ class RankingQuality:
     mean_iou: float
     calibration_error: float
 
+    @property
+    def ranks(self) -> bool | None:
+        """Whether the ranking is confirmed: its correlation reaches `TARGET`, not by chance; None without one."""
+        return None if self.spearman is None or self.low is None else self.low > 0 and self.spearman >= TARGET
+
     def to_json(self) -> dict[str, Any]:
         """The figures by name."""
-        return asdict(self)
+        return {"ranks": self.ranks, **asdict(self)}
 
     def sentence(self) -> str:
         """The figures in words."""
         if self.spearman is None:
-            return f"truth of {self.images} images: confidence or IoU is constant, so there is no ranking"
+            return f"{self.images} images with {EVIDENCE}: not measured, because confidence or IoU is constant"
         interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
         return (
-            f"truth of {self.images} images: rank correlation of confidence with IoU "
+            f"{self.images} images with {EVIDENCE}: rank correlation of confidence with IoU "
             f"{self.spearman:.2f}{interval}; the least certain tenth holds {self.worst_tenth:.0%} of the worst tenth "
             f"({self.chance:.0%} by chance); "
             f"mean confidence {self.mean_confidence:.2f}, mean IoU {self.mean_iou:.2f}"
+            f"{f'; {NOT_RELIABLE}' if self.ranks is False else ''}"
         )
 
 
@@ -73,6 +91,15 @@ def ranking_quality(confidence: Values, iou: Values) -> RankingQuality:
         float(iou.mean()),
         float(np.mean([abs(mean - true) for mean, true in calibration(confidence, iou)])),
     )
+
+
+def covers_ranking(confidence: Values, iou: Values) -> bool:
+    """Whether each half of the ranking has `LEAST` / 2 images with an IoU; both float (N,), NaN if unknown.
+
+    The least certain images alone, which a review begins with, differ too little in confidence.
+    """
+    known = ~np.isnan(iou[np.argsort(confidence, kind="stable")[: np.count_nonzero(~np.isnan(confidence))]])
+    return all(2 * half.sum() >= LEAST for half in np.array_split(known, 2))
 
 
 def spearman(first: Values, second: Values) -> float:

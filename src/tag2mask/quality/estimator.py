@@ -1,7 +1,7 @@
 """The quality of masks without ground truth: an estimate of the IoU of each class, and of their mean."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ _LOGIT_MARGIN = 0.02
 
 _MIN_SHARE = 1e-3
 """The lower bound of a share of the image; ours."""
+
+FEW_CELLS = 4
+"""The quality of a class whose mask has pixels, but covers fewer cells of its CAMs, is unknown: on real
+images, the estimate does not rank such masks. Ours (docs/confidence.md)."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +89,31 @@ class QualityEstimate:
     Attributes:
         confidence: estimated mean IoU of the mask over background and tags, in [0, 1]; NaN if unknown.
         of_classes: float64 (K,), estimated IoU of each class; NaN if unknown.
-        worst: index of the least certain class, a tagged one if there are tags.
+        worst: index of the least certain class, a tagged one if there are tags; an unknown one comes first.
         reason_field: the predictor that lowers the estimate of that class most; empty without one.
+        ranks: False if the run's own ground truth or corrected masks do not confirm the ranking; all is unknown then.
     """
 
     confidence: float
     of_classes: Values
     worst: int
     reason_field: str
+    ranks: bool = True
+
+    def unconfirmed(self) -> "QualityEstimate":
+        """The estimate in a run whose ground truth or corrected masks do not confirm the ranking: all unknown."""
+        return replace(self, confidence=np.nan, of_classes=np.full_like(self.of_classes, np.nan), ranks=False)
 
     def reason(self, features: MaskFeatures, names: Sequence[str]) -> str:
-        """The reason for a low confidence, in a few words; empty if it is high."""
-        if np.isnan(self.confidence):
-            return "no CAMs and no network"
-        share = float(features.of("share")[self.worst])
+        """The reason for a low or an unknown confidence, in a few words; empty if it is high."""
         name = names[int(features.ids[self.worst])]
+        if not self.ranks:
+            return "ranking not reliable"
+        if np.isnan(self.confidence):
+            if features.ids[self.worst] == 0:
+                return "no CAMs and no network"
+            return f"mask of {name} covers fewer than {FEW_CELLS} CAM cells"
+        share = float(features.of("share")[self.worst])
         if share == 0:
             return f"no pixel of {name}"
         if share < _NEARLY_EMPTY:
@@ -112,10 +126,14 @@ class QualityEstimate:
 
 
 def class_estimates(features: MaskFeatures, model: Model) -> Values:
-    """The estimate of a model for each class: float64 (K,) in [0, 1]; 0 for a class without pixels."""
+    """The estimate of a model for each class: float64 (K,) in [0, 1]; 0 for a class without pixels.
+
+    NaN for a tagged class whose mask covers fewer than `FEW_CELLS` cells of its CAMs.
+    """
     scores = np.full(len(features.ids), model.bias) + np.where(features.ids == 0, model.background, 0.0)
     for name, weight in model.weights.items():
         scores += weight * predictor(features, name)
+    scores[(features.of("cells") < FEW_CELLS) & (features.ids != 0)] = np.nan
     return np.where(features.of("share") == 0, 0.0, 1 / (1 + np.exp(-scores)))
 
 
@@ -149,7 +167,7 @@ def estimate_quality(features: MaskFeatures) -> QualityEstimate:
         return QualityEstimate(float(of_classes[0] / (1 + seen)), of_classes, 0, "network_expected")
     model = model_for(features)
     of_classes = class_estimates(features, model)
-    worst = int(tagged[of_classes[tagged].argmin()])
+    worst = int(tagged[of_classes[tagged].argmin()])  # NaN is the minimum
     lowering = {
         name: weight * (float(predictor(features, name)[worst]) - model.means[name])
         for name, weight in model.weights.items()

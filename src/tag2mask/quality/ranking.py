@@ -3,16 +3,17 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import atomic_path
-from tag2mask.quality.estimator import QualityEstimate
+from tag2mask.quality.estimator import FEW_CELLS, QualityEstimate
 from tag2mask.quality.features import FIELDS, MaskFeatures
 
 IMAGES = "confidence/images.csv"
@@ -32,14 +33,13 @@ IMAGE_COLUMNS = (
 
 CLASS_COLUMNS = ("image", "class", "confidence", *FIELDS)
 
-FEW_CELLS = 16
-"""Confidence does not rank masks that cover fewer cells of their CAMs: a square of 16 cells that is off by half a cell
-along both axes has an IoU of 0.62, which is more than the differences that confidence measures; ours
-(docs/confidence.md)."""
-
 
 class Tables:
-    """Collects images in any order and writes both tables."""
+    """Collects images in any order and writes both tables.
+
+    Images whose confidence is unknown come first, except those without tags and without a network: their mask is
+    background alone, so they come last.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         """``names`` are those of the classes, background first."""
@@ -47,6 +47,7 @@ class Tables:
         self._images: list[str] = []  # as CSV, to save memory
         self._classes: list[str] = []
         self._confidences: list[float] = []
+        self._tagged: list[bool] = []
         self._numbers: list[int] = []
 
     def add(
@@ -55,7 +56,7 @@ class Tables:
         """Add an image.
 
         Args:
-            number: its index in the data set, which orders images of equal confidence.
+            number: its index in the data set, which orders images of equal or unknown confidence.
             decided: the verdict of a review; empty without one.
         """
         worst = estimate.worst
@@ -77,25 +78,26 @@ class Tables:
         self._images.append(_csv([row]))
         self._classes.append(_csv(classes))
         self._confidences.append(estimate.confidence)
+        self._tagged.append(len(features.ids) > 1)
         self._numbers.append(number)
+
+    def confidences(self, count: int) -> npt.NDArray[np.float64]:
+        """The confidence of each of the ``count`` images of the data set, (N,); NaN if unknown."""
+        found = np.full(count, np.nan)
+        found[self._numbers] = self._confidences
+        return found
 
     def write(self, run: Path) -> None:
         """Write images.csv, least certain first, and classes.csv, in the order of the data set."""
-        least_certain = np.lexsort((self._numbers, self._confidences)).tolist()  # NaN last
+        unknown = np.where(self._tagged, -np.inf, np.inf)
+        keys = np.where(np.isnan(self._confidences), unknown, self._confidences)
+        least_certain = np.lexsort((np.asarray(self._numbers), keys)).tolist()
         images = [_csv([IMAGE_COLUMNS]), *(self._images[place] for place in least_certain)]
         classes = [_csv([CLASS_COLUMNS]), *(self._classes[place] for place in np.argsort(self._numbers).tolist())]
         with atomic_path(run / CLASSES) as rows, atomic_path(run / IMAGES) as ranking:
             for path, lines in ((rows, classes), (ranking, images)):
                 with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                     file.writelines(lines)
-
-
-@contextmanager
-def written_tables(run: Path, names: Sequence[str]) -> Iterator[Tables]:
-    """Both tables of a run folder, written if the block ends without an exception; see `Tables`."""
-    tables = Tables(names)
-    yield tables
-    tables.write(run)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class RankedImage:
         confidence: estimated mean IoU of the mask, in [0, 1]; None if unknown.
         class_name: the least certain class.
         class_confidence: estimated IoU of that class, in [0, 1]; None if unknown.
-        reason: of the low confidence, in a few words.
+        reason: of the low or unknown confidence, in a few words.
         by_network: whether a segmentation network was used.
         cells: the area of that class's mask, in cells of its CAMs; None if unknown.
     """
@@ -121,13 +123,18 @@ class RankedImage:
     cells: float | None = None
 
     @property
+    def is_to_check(self) -> bool:
+        """Whether the image has tags or a confidence: without both, its mask is background alone."""
+        return self.class_name != "background" or self.confidence is not None
+
+    @property
     def is_small(self) -> bool:
-        """Whether that class's mask has pixels, but too few to be ranked."""
-        return self.cells is not None and 0 < self.cells < FEW_CELLS
+        """Whether that class's mask has pixels, but too few for a confidence."""
+        return self.class_confidence is None and self.cells is not None and 0 < self.cells < FEW_CELLS
 
 
 def read_ranking(run: Path) -> Iterator[RankedImage]:
-    """The images of a run, least certain first, those without confidence last.
+    """The images of a run, least certain first; see `Tables`.
 
     Raises:
         UsageError: there is no ranking, or it is damaged.
@@ -165,11 +172,6 @@ class Ranking:
         """
         return cls({each.image: each for each in read_ranking(run)} if (run / IMAGES).is_file() else {})
 
-    def confidence(self, image_id: str) -> float | None:
-        """The confidence of an image's mask; None if it is unknown."""
-        found = self.by_id.get(image_id)
-        return None if found is None else found.confidence
-
     def order(self, ids: Sequence[str]) -> list[int]:
         """The indices of the images, least certain first; images that are not ranked come last, in the given order."""
         ranks = {image_id: rank for rank, image_id in enumerate(self.by_id)}
@@ -177,19 +179,18 @@ class Ranking:
 
 
 def small_masks_sentence(run: Path) -> str:
-    """A warning if masks of a run are too small to be ranked, by each image's least certain class; otherwise empty.
+    """A warning if masks of a run are too small for a confidence; otherwise empty.
 
     Raises:
         UsageError: there is no ranking, or it is damaged.
     Source: ours.
     """
-    ranked = [each for each in read_ranking(run) if each.confidence is not None]
-    small = sum(each.is_small for each in ranked)
-    if not small:
+    small = Counter(each.is_small for each in read_ranking(run))
+    if not small[True]:
         return ""
     return (
-        f"{small} of {len(ranked)} masks cover fewer than {FEW_CELLS} CAM cells (the mask of each image's least "
-        "certain class counts): their order is not reliable, so check all of them"
+        f"confidence of {small[True]} of {small.total()} images is unknown, because a class's mask covers fewer than "
+        f"{FEW_CELLS} CAM cells: check all of them"
     )
 
 

@@ -12,6 +12,7 @@ from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.images import IGNORED
+from tag2mask.quality.ranking import RankedImage
 from tag2mask.report import pictures
 from tag2mask.report.pictures import class_colour, css, shades
 from tag2mask.report.ranking import Notice, Selected, attempt, cam_labels, cam_path, compare, open_cam
@@ -72,7 +73,7 @@ class Card:
     chips: tuple[Chip, ...]
     tiles: tuple[Tile, ...]
     miou: float | None
-    confidence: float | None
+    ranked: RankedImage | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Gallery:
         )
         uri = pictures.image_uri(image, size)
         shown = None if by_hand else entry.miou
-        return Card(item.id, uri, *size, chips, tuple(tiles), shown, entry.confidence)
+        return Card(item.id, uri, *size, chips, tuple(tiles), shown, entry.ranked)
 
     def _final_mask(self, item: ImageItem, size: Size) -> tuple[np.ndarray | None, str]:
         """The final mask with its title."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tag2mask.core.files import read_json
 from tag2mask.data import ImageItem, ImageSet, read_mask
+from tag2mask.quality.calibration import EVIDENCE, NOT_RELIABLE
 from tag2mask.quality.ranking import QUALITY, RankedImage, Ranking, small_masks_sentence
 from tag2mask.report import pictures
 from tag2mask.report.ranking import Notice, attempt, compare, mask_path
@@ -40,7 +41,7 @@ class LeastCertain:
 def draw_least_certain(
     run: Path, images: Sequence[ImageSet], ranking: Ranking, settings: ReportSettings, notice: Notice
 ) -> list[LeastCertain]:
-    """The first images of the ranking that have a confidence and no verdict.
+    """The first images of the ranking that have tags and no verdict.
 
     Args:
         images: sets with the images; the first set with an image counts.
@@ -48,7 +49,7 @@ def draw_least_certain(
     """
     decided = [own.corrections.verdicts for own in images]
     open_ones = (each for each in ranking.by_id.values() if not any(each.image in verdicts for verdicts in decided))
-    ranked = [each for each in islice(open_ones, settings.lowest_confidence) if each.confidence is not None]
+    ranked = [each for each in islice(open_ones, settings.lowest_confidence) if each.is_to_check]
     wanted = {each.image for each in ranked}
     found: dict[str, tuple[ImageItem, ImageSet]] = {}
     for own in images:
@@ -63,21 +64,22 @@ def draw_least_certain(
 def quality_sentence(run: Path, ranking: Ranking, notice: Notice) -> str:
     """The reliability of the ranking: its agreement with ground truth, and masks too small to rank; may be empty."""
     small = small_masks_sentence(run) if ranking.by_id else ""
-    return " ".join(filter(None, (_agreement(run, notice), f"{small}." if small else "")))
+    return " ".join(filter(None, (_agreement(run, notice), f"{small[0].upper()}{small[1:]}." if small else "")))
 
 
 def _agreement(run: Path, notice: Notice) -> str:
     measured = attempt(notice, read_json, run / QUALITY) if (run / QUALITY).is_file() else None
     if not isinstance(measured, dict):
         return ""
+    limit = f" {NOT_RELIABLE.capitalize()}." if measured.get("ranks") is False else ""
     try:
         images, spearman, low, high, shared, chance = (float(measured[name]) for name in _FIGURES)
     except (KeyError, TypeError, ValueError):  # null if nothing can be ranked
-        return ""
+        return limit.strip()
     return (
-        f"On {measured.get('split')}, where {images:,.0f} images have truth, the rank correlation of confidence with "
-        f"mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds {100 * shared:.0f} % "
-        f"of the worst tenth ({100 * chance:.0f} % by chance)."
+        f"On {measured.get('split')}, where {images:,.0f} images have {EVIDENCE}, the rank correlation of confidence "
+        f"with mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds "
+        f"{100 * shared:.0f} % of the worst tenth ({100 * chance:.0f} % by chance).{limit}"
     )
 
 

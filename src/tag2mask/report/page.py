@@ -182,6 +182,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["signed"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["confidence"] = lambda value: "unknown" if value is None else f"{value:.2f}"
     environment.filters["duration"] = _duration
     return environment
 

@@ -12,7 +12,7 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
 from tag2mask.evaluation import Confusion
-from tag2mask.quality.ranking import Ranking
+from tag2mask.quality.ranking import RankedImage, Ranking
 from tag2mask.report.settings import RANKED, ReportSettings
 
 T = TypeVar("T")
@@ -37,12 +37,12 @@ class Selected:
 
     Attributes:
         miou: mean IoU of its mask over the classes in its ground truth, in [0, 1]; None without a mask or truth.
-        confidence: of the stage `confidence`; None if unknown.
+        ranked: its entry in the ranking; None if it is not ranked.
     """
 
     item: ImageItem
     miou: float | None
-    confidence: float | None
+    ranked: RankedImage | None
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def select(run: Path, images: ImageSet, ranking: Ranking, settings: ReportSettin
     available = images.items.filter(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
     ordered = [candidates[index] for index in ranking.order([item.id for item in candidates])]
-    ranked = [
-        Selected(item, attempt(notice, _miou, run, item, images), ranking.confidence(item.id)) for item in ordered
-    ]
+    ranked = [Selected(item, attempt(notice, _miou, run, item, images), ranking.by_id.get(item.id)) for item in ordered]
     ranked.sort(key=lambda each: 2.0 if each.miou is None else each.miou)
     shown = _evenly(ranked, settings.images)
     order = "confidence" if ranking.by_id else "list"

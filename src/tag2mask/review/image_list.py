@@ -130,9 +130,8 @@ class ReviewList:
         self._other_tags[index] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
 
     def ranked(self, index: int) -> RankedImage | None:
-        """The entry of an image in the ranking; None if it has no confidence."""
-        found = self.ranking.by_id.get(self._ids[index])
-        return found if found is not None and found.confidence is not None else None
+        """The entry of an image in the ranking; None if it is not ranked."""
+        return self.ranking.by_id.get(self._ids[index])
 
     def tags(self, index: int) -> tuple[int, ...]:
         """The class ids of an image: changed tags, otherwise those of the data set."""

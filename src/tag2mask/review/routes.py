@@ -183,13 +183,14 @@ def _listed(session: Session, index: int, rank: int) -> dict[str, Any]:
     except (Tag2maskError, OSError):
         decision = None  # the page of the image shows the error
     listed = _decided(session, index, decision)
-    image_id = session.list.item(index).id
+    ranked = session.list.ranked(index)
     return {
         "index": index,
         "rank": rank,
-        "id": image_id,
+        "id": session.list.item(index).id,
         "image_version": session.image_version(index),
-        "confidence": session.list.ranking.confidence(image_id),
+        "ranked": ranked is not None,
+        "confidence": ranked.confidence if ranked is not None else None,
         **listed,
     }
 

@@ -23,10 +23,10 @@ from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.evaluation import Confusion
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
-from tag2mask.quality.calibration import LEAST, ranking_quality
+from tag2mask.quality.calibration import EVIDENCE, LEAST, covers_ranking, ranking_quality
 from tag2mask.quality.estimator import estimate_quality
 from tag2mask.quality.features import MaskFeatures, mask_features, read_features, write_features
-from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
+from tag2mask.quality.ranking import IMAGES, QUALITY, Tables, small_masks_sentence
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
@@ -243,52 +243,66 @@ def _features(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskF
 
 
 def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, config: Config, result: StageResult) -> None:
-    """Write both tables of images with a mask, and measure the ranking on those with ground truth."""
-    names = ("background", *images.classes)
+    """Measure the ranking on images with ground truth or a corrected mask, and write both tables of all images."""
+    ious = _true_ious(images, inputs, result)
+    tables = _tables(images, inputs, ranks=True)
+    confidences = tables.confidences(len(ious))
+    count, quality = np.count_nonzero(known := ~np.isnan(confidences) & ~np.isnan(ious)), None
+    if covers_ranking(confidences, ious):
+        quality = ranking_quality(confidences[known], ious[known])
+    if quality is not None and quality.ranks is False:
+        tables = _tables(images, inputs, ranks=False)
     (run / QUALITY).unlink(missing_ok=True)
-    confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))
-    with written_tables(run.path, names) as tables:
-        for number, item in enumerate(images.items):
-            features = inputs.features_of(item)
-            if features is None:  # failed
-                continue
-            estimate = estimate_quality(features)
-            decided = images.corrections.verdicts.get(item.id, "")
-            tables.add(item.id, features, estimate, number=number, decided=decided)
-            if item.truth is None or not item.truth.is_file():
-                continue
-            confidences[number] = estimate.confidence
-            try:
-                ious[number] = _true_iou(inputs.masks / f"{item.id}.png", item, images)
-            except Tag2maskError as error:
-                result.failed[item.id] = str(error)
+    tables.write(run.path)
     result.notes.append(f"least certain masks first: {run / IMAGES}")
     if small := small_masks_sentence(run.path):
         result.notes.append(small)
-    _measure(confidences, ious, run, config, result)
-
-
-def _measure(
-    confidences: npt.NDArray[np.float64],
-    ious: npt.NDArray[np.float64],
-    run: RunFolder,
-    config: Config,
-    result: StageResult,
-) -> None:
-    """Measure how well the ranking agrees with ground truth; NaN is unknown."""
-    known = ~np.isnan(confidences) & ~np.isnan(ious)
-    count = int(known.sum())
-    if count >= LEAST:
-        quality = ranking_quality(confidences[known], ious[known])
+    if quality is not None:
         result.notes.append(quality.sentence())
         write_json(run / QUALITY, {"split": config.data.split or WHOLE, **quality.to_json()})
     elif count:
-        result.notes.append(f"truth of {count} images is too little to measure the ranking by; {LEAST} would do")
+        result.notes.append(
+            f"the ranking is not measured: {count} images with a confidence have {EVIDENCE}, and at least "
+            f"{LEAST // 2} are needed in each half of the ranking"
+        )
 
 
-def _true_iou(mask: Path, item: ImageItem, images: ImageSet) -> float:
-    """The mean IoU of a mask over the classes in its ground truth, with background; NaN if that is all 255."""
+def _tables(images: ImageSet, inputs: QualityInputs, *, ranks: bool) -> Tables:
+    """Both tables of images with features; without any confidence unless the estimate ranks."""
+    tables = Tables(("background", *images.classes))
+    for number, item in enumerate(images.items):
+        features = inputs.features_of(item)
+        if features is None:  # failed
+            continue
+        estimate = estimate_quality(features)
+        decided = images.corrections.verdicts.get(item.id, "")
+        tables.add(item.id, features, estimate if ranks else estimate.unconfirmed(), number=number, decided=decided)
+    return tables
+
+
+def _true_ious(images: ImageSet, inputs: QualityInputs, result: StageResult) -> npt.NDArray[np.float64]:
+    """The mean IoU of each mask with its ground truth, or else with its corrected mask: (N,); NaN without both."""
+    ious = np.full(len(images.items), np.nan)
+    for number, item in enumerate(images.items):
+        by_hand = images.corrections.mask(item.id)
+        known = item.truth is not None and item.truth.is_file()
+        if item.id in result.failed or (not known and by_hand is None):
+            continue
+        try:
+            ious[number] = _true_iou(inputs.masks / f"{item.id}.png", item, images, None if known else by_hand)
+        except Tag2maskError as error:
+            result.failed[item.id] = str(error)
+    return ious
+
+
+def _true_iou(mask: Path, item: ImageItem, images: ImageSet, by_hand: Path | None) -> float:
+    """The mean IoU of a mask over the classes in its corrected mask or ground truth, with background.
+
+    NaN if that is all 255.
+    """
     confusion = Confusion(len(images.classes) + 1)
-    own = read_mask(mask, classes=len(images.classes), pixel_limit=images.pixel_limit)
-    confusion.update(own, images.read_truth(item, size=(own.shape[0], own.shape[1])))
+    read = partial(read_mask, classes=len(images.classes), pixel_limit=images.pixel_limit)
+    own = read(mask)
+    size = own.shape[0], own.shape[1]
+    confusion.update(own, images.read_truth(item, size=size) if by_hand is None else read(by_hand, size=size))
     return confusion.miou()

@@ -7,6 +7,9 @@ const find = (name) => document.getElementById(name);
 
 export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
 
+/** `null` is unknown. */
+export const confidenceWords = (value) => `confidence ${value === null ? "unknown" : value.toFixed(2)}`;
+
 export class List {
   /** `chosen(item)` is called on a click, `counted(counts)` with the number of decisions. */
   constructor({ classes, ranked, page }, chosen, counted) {
@@ -175,7 +178,7 @@ export class List {
     const { verdict } = item;
     const shown = item.unsaved ? "not saved" : VERDICTS[verdict] ?? "";
     const state = element("span", { className: `state ${verdict ?? ""}`, textContent: shown });
-    if (!shown && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
+    if (!shown && item.ranked) state.textContent = confidenceWords(item.confidence);
     info.append(state);
     const button = element("button", { type: "button" });
     const words = element("span", { className: "words" });

@@ -3,7 +3,7 @@
 import { get, getMap, jpeg } from "./api.js";
 import { Drawing } from "./drawing.js";
 import { speak } from "./elements.js";
-import { List, VERDICTS } from "./list.js";
+import { confidenceWords, List, VERDICTS } from "./list.js";
 import { Mask } from "./mask.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
@@ -381,7 +381,7 @@ function isMask({ name }) {
 /** The confidence of the image, its least certain class and the reason. */
 function rankedWords(ranked) {
   if (!ranked) return "";
-  return [`confidence ${ranked.confidence.toFixed(2)}`, ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
+  return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
 }
 
 /** Preload the next picture. */
