@@ -16,9 +16,9 @@ from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import read_cam
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network, save_network
-from tag2mask.networks.cell_classifier import CellClassifier, image_logits
+from tag2mask.networks.cell_classifier import CellClassifier, image_logits, local_means
 from tag2mask.pot import PotSettings, normalised_cams
-from tag2mask.training.frozen import FeatureSet, assignments, train_classifier
+from tag2mask.training.frozen import FeatureSet, assignments, known_background, train_classifier
 from tag2mask.training.settings import TrainSettings
 
 TRAIN = TrainSettings(steps=120, batch_size=8, learning_rate=1e-2, consistency_weight=1.0, consistency_start=0.5)
@@ -151,9 +151,11 @@ def test_a_frozen_network_is_saved_and_gives_the_same_from_pixels_and_from_featu
 ) -> None:
     network = frozen(pretrained)
     torch.nn.init.normal_(network.classifier.weight)
+    network.classifier.background = torch.randn(7, network.feature_channels).half()
     assert not network.backbone_parameters() and len(network.head_parameters()) == 2
     save_network(tmp_path / "n.safetensors", network)
     again = load_network(tmp_path / "n.safetensors")
+    assert torch.equal(again.classifier.background, network.classifier.background)
     images = torch.rand(2, 3, 64, 80)
     out = again(images)
     torch.testing.assert_close(out.cams, network(images).cams)
@@ -204,6 +206,79 @@ def test_features_are_kept_and_made_again_for_another_image(
     before = {path: path.read_bytes() for path in files}
     assert run("train", root, out, **settings, restart="train") == 0
     assert [path for path in files if path.read_bytes() != before[path]] == [files[0]]
+
+
+def test_novelty_is_the_distance_to_the_nearest_cells_of_images_without_tags(pretrained: str) -> None:
+    features, tags, truth = objects()
+    network = with_channels(pretrained)
+    train_classifier(network, FeatureSet(features.__getitem__, tags), replace(TRAIN, steps=12), POT, seed=0)
+    classifier = network.classifier
+    assert isinstance(classifier, CellClassifier)
+    bank = classifier.background.float()
+    untagged = torch.cat([local_means(features[index][None])[0].flatten(1).T.half() for index in range(0, 30, 3)])
+    assert sorted(map(tuple, bank.tolist())) == sorted(map(tuple, untagged.float().tolist()))  # each cell once
+    joint = torch.stack([features[1], features[2]]).float()
+    novelty = classifier.novelty(joint)
+    for image, row, column in ((0, 0, 0), (0, 3, 2), (1, 5, 6), (1, 2, 4)):
+        window = joint[image, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].flatten(1).mean(1)
+        cosines = sorted((float(F.normalize(window, dim=0) @ cell) for cell in bank), reverse=True)
+        assert float(novelty[image, row, column]) == pytest.approx(1 - np.mean(cosines[:3]), abs=1e-4)
+    inside = torch.cat(
+        [classifier.novelty(each[None].float())[0][own > 0] for each, own in zip(features, truth, strict=True)]
+    )
+    outside = torch.cat(
+        [classifier.novelty(each[None].float())[0][own == 0] for each, own in zip(features, truth, strict=True)]
+    )
+    assert inside.quantile(0.2) > outside.quantile(0.8)
+
+
+def test_the_known_background_is_bounded_and_comes_from_all_images_without_tags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, tags, _ = objects()
+    data = FeatureSet(features.__getitem__, tags)
+    monkeypatch.setattr("tag2mask.training.frozen.BACKGROUND_CELLS", 25)
+    found = known_background(data, torch.Generator().manual_seed(0))
+    assert found.shape == (20, CHANNELS)  # 25 // 10 = 2 of each of the 10 images without tags
+    for number, pair in enumerate(found.view(10, 2, CHANNELS)):
+        cells = local_means(features[3 * number][None])[0].flatten(1).T.half()
+        assert all((cells == cell).all(1).any() for cell in pair)
+    none = known_background(FeatureSet(features.__getitem__, tags | True), torch.Generator())
+    assert none.shape == (0, CHANNELS)
+
+
+def test_anomaly_cams_are_those_of_the_classifier_times_novelty(
+    pretrained: str, scenes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "run"
+    settings = {"network__backbone": pretrained, "network__weights": "imagenet", "network__freeze": "true"}
+    kinds = {"cams__kinds": "[classifier,anomaly]", "refine__cams": "anomaly"}
+    assert run("train", scenes, out, **settings) == 0
+    assert run("cams", scenes, out, **kinds) == 2
+    assert "trained with images without tags" in " ".join(capsys.readouterr().err.split())
+    assert not (out / "cams").exists()
+
+    table = (scenes / "tags.csv").read_text().splitlines()
+    negative = [
+        f"{line.split(',')[0]},,{line.split(',')[2]}" if number % 3 == 0 else line
+        for number, line in enumerate(table)
+        if number
+    ]
+    tags = tmp_path / "tags.csv"
+    tags.write_text("\n".join([table[0], *negative]) + "\n")
+    assert run("train", scenes, out, **settings, data__tags=str(tags), restart="train") == 0
+    network = load_network(out / "train/network.safetensors")
+    assert isinstance(network.classifier, CellClassifier) and network.background_cells > 20
+    assert run("cams", scenes, out, **kinds, data__tags=str(tags)) == 0
+    assert run("refine", scenes, out, **kinds, data__tags=str(tags)) == 0
+    for path in sorted((out / "cams/anomaly").rglob("*.npz"))[:4]:
+        name = path.relative_to(out / "cams/anomaly")
+        found, classifier = read_cam(path), read_cam(out / "cams/classifier" / name)
+        with np.load(out / "features" / name) as arrays:
+            novelty = network.classifier.novelty(torch.from_numpy(arrays["features"])[None].float())[0].numpy()
+        expected = classifier.cams.astype(np.float32) * novelty
+        expected /= expected.max((1, 2), keepdims=True, initial=1e-9) + 1e-5
+        assert found.ids.tolist() == classifier.ids.tolist() and np.abs(found.cams - expected).max(initial=0) < 2e-3
 
 
 @pytest.mark.parametrize(

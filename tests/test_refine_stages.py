@@ -16,8 +16,10 @@ from PIL import Image
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
-from tag2mask.data.cam_files import read_cam, write_cam
+from tag2mask.data.cam_files import full_resolution, read_cam, write_cam
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.loading.datasets import LabelledSet
+from tag2mask.data.manifest import ImageItem
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.refine.crf import CrfSettings, dense_crf
@@ -153,6 +155,39 @@ def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
         probabilities = read_mask(copied / f"refine/confidence/{item.id}.png")
         assert np.abs(probabilities - 255 * marginals.amax(0).numpy()).max() < 0.51
+
+
+def test_three_masks_by_hand_give_the_threshold_of_their_class(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"refine__cams": "classifier", "refine__background_threshold": "0.3", "refine__method": "argmax"}
+    assert run("refine", scenes, copied, restart="refine", **settings) == 0
+    images = open_images(DataSettings(root=scenes, split="train"))
+    own = next(number for number in (1, 2, 3) if sum(item.tags == (number,) for item in images.items) >= 3)
+    alone = [item for item in images.items if item.tags == (own,)]
+
+    def above(item: ImageItem, threshold: float) -> np.ndarray:
+        found: np.ndarray = own * (full_resolution(read_cam(copied / f"cams/classifier/{item.id}.npz"))[0] > threshold)
+        return found.astype(np.uint8)
+
+    def decide(number: int) -> None:
+        folder = CorrectionsFolder(copied / "corrections", images.classes)
+        folder.write(alone[number].id, Decision.now("corrected"), above(alone[number], 0.62))
+
+    before = files_of(copied / "masks")
+    for number in (0, 1):
+        decide(number)
+    assert run("refine", scenes, copied, **settings) == 0
+    assert files_of(copied / "masks") == before  # two are too few
+    decide(2)
+    assert main([*words("refine", scenes, copied, **settings), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]
+    assert f"{images.classes[own - 1]} 0.62" in " ".join(result["notes"])
+    assert result["done"] == sum(own in item.tags for item in images.items)
+    for item in alone:
+        assert (read_mask(copied / f"masks/{item.id}.png") == above(item, 0.62)).mean() > 0.999
+    assert main([*words("refine", scenes, copied, **{**settings, "data__split": "val"}), "--json"]) == 1
+    assert f"{images.classes[own - 1]} 0.62" in capsys.readouterr().out  # they count for other splits, too
 
 
 def test_an_image_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:

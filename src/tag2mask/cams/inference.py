@@ -8,9 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
+from tag2mask.networks.cell_classifier import CellClassifier
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, fused, summed, suppressed
+
+NO_KNOWN_BACKGROUND = (
+    "cams.kinds: `anomaly` needs a network with network.freeze true (--config frozen) that was trained with images "
+    "without tags, which show what is not a class; use another kind"
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class ImageMaps:
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images, or
             with a frozen backbone from the features that were summed over them.
+        novelty: (N, h, w) in [0, 1], the distance to known background; None without it.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
         apart: the maps of each scale on its own grid, scale 1 first, if CAMs are to be merged instead of features.
     """
@@ -31,6 +38,7 @@ class ImageMaps:
     features: Tensor
     tags: Tensor
     scores: Tensor
+    novelty: Tensor | None = None
     external: Tensor | None = None
     external_settings: ExternalSettings = field(default_factory=ExternalSettings)
     apart: tuple["ImageMaps", ...] = ()
@@ -50,6 +58,16 @@ class ImageMaps:
             for each in self.apart
         )
         return replace(self, external=external, external_settings=settings, apart=apart)
+
+    def anomaly(self) -> "ImageMaps":
+        """With the classifier's CAMs times novelty: what the tags explain and images without tags do not.
+
+        Raises:
+            UsageError: there is no known background.
+        """
+        if self.novelty is None:
+            raise UsageError(NO_KNOWN_BACKGROUND)
+        return replace(self, cams=normalised_cams(self.cams * self.novelty[:, None]))
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
@@ -143,7 +161,10 @@ def frozen_maps(network: PotNetwork, features: Tensor, tags: Tensor) -> ImageMap
     The precision is that of kept features, so that the maps do not depend on whether they were kept.
     """
     output = network.classified(features.float())
-    return _maps(output.cams, output.features, tags, output.logits)
+    maps = _maps(output.cams, output.features, tags, output.logits)
+    if isinstance(network.classifier, CellClassifier) and network.background_cells:
+        return replace(maps, novelty=network.classifier.novelty(output.features))
+    return maps
 
 
 def _maps(cams: Tensor, features: Tensor, tags: Tensor, logits: Tensor) -> ImageMaps:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tag2mask.cams.inference import ImageMaps
     from tag2mask.pot import PotSettings, TransportCams
 
-CamKind = Literal["classifier", "prototype", "pot", "fused"]
+CamKind = Literal["classifier", "anomaly", "prototype", "pot", "fused"]
 
 CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
@@ -22,6 +22,7 @@ class Kind:
     make: "Callable[[ImageMaps, PotSettings], ImageMaps | TransportCams]"  # computes it for a batch
     has_background: bool = True  # whether background is one of its maps
     needs_base_cams: bool = False  # whether it needs base CAMs of the stage `seeds`
+    needs_known_background: bool = False  # whether it needs a frozen network that was trained with images without tags
     has_allocation: bool = False  # whether its files hold the allocation of the transport plan
     is_published: bool = False  # whether POT's published figures are compared with it
 
@@ -33,6 +34,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "classifier": Kind("classifier CAM", "classifier", lambda maps, pot: maps, has_background=False),
+    "anomaly": Kind(
+        "anomaly CAM", "other-3", lambda maps, pot: maps.anomaly(), has_background=False, needs_known_background=True
+    ),
     "prototype": Kind("single prototype", "prototype", lambda maps, pot: maps.prototype_cams(pot)),
     "pot": Kind("POT CAM", "pot", lambda maps, pot: maps.transport(pot), has_allocation=True, is_published=True),
     "fused": Kind("fused CAM", "other-2", lambda maps, pot: maps.fused(pot), needs_base_cams=True, is_published=True),

@@ -68,6 +68,7 @@ class NetworkInfo:
     segmentation: SegmentationNetworkSettings | None = None
     licence: str = ""  # a note on a segmentation network's initial weights; empty for other kinds
     intensity: tuple[float, float] | None = None
+    background_cells: int = 0  # of known background, in a network with a frozen backbone
 
 
 def save_network(path: Path, network: SavedNetwork) -> None:
@@ -139,7 +140,9 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
         UsageError: the network was trained for another class list.
     """
     info = _info_of_kind(path, "pot", classes)
-    return _restored(path, info, lambda backbone: PotNetwork(backbone, info.classes, info.settings))
+    return _restored(
+        path, info, lambda backbone: PotNetwork(backbone, info.classes, info.settings, info.background_cells)
+    )
 
 
 def load_edge_network(path: Path) -> EdgeNetwork:
@@ -159,7 +162,8 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
 
 def _description(network: SavedNetwork) -> dict[str, Any]:
     if isinstance(network, PotNetwork):
-        return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings)}
+        known = {"background_cells": network.background_cells} if network.background_cells else {}
+        return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings), **known}
     if isinstance(network, SegmentationNetwork):
         return {
             "kind": "segmentation",
@@ -261,6 +265,7 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         segmentation,
         str(values.get("licence", "")),
         _intensity(values.get("intensity")),
+        int(values.get("background_cells", 0)),
     )
 
 

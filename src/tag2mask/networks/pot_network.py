@@ -56,7 +56,9 @@ class PotNetwork(NormalisingNetwork):
         UsageError: no classes, too many, one twice, or a level that the backbone does not have.
     """
 
-    def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings, background: int = 0
+    ) -> None:
         super().__init__(backbone)
         check_classes(classes)
         self.classes, self.settings = tuple(classes), settings
@@ -75,7 +77,7 @@ class PotNetwork(NormalisingNetwork):
         self.classifier: nn.Conv2d | CellClassifier
         if settings.freeze:
             backbone.requires_grad_(False)
-            self.classifier = CellClassifier(self.feature_channels, len(classes))
+            self.classifier = CellClassifier(self.feature_channels, len(classes), background)
         else:
             self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
             backbone.freeze_unreached(self.levels)
@@ -101,6 +103,11 @@ class PotNetwork(NormalisingNetwork):
             cells = self.classifier.maps(features.float())
             logits = image_logits(cells.flatten(2).mT, None if inside is None else inside.flatten(1))
         return PotOutput(logits, cells.sigmoid(), features)
+
+    @property
+    def background_cells(self) -> int:
+        """The number of cells of known background; 0 without a frozen backbone."""
+        return len(self.classifier.background) if isinstance(self.classifier, CellClassifier) else 0
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters of the backbone."""

@@ -1,7 +1,8 @@
 """From CAMs to pseudo masks by the method of the settings, and to the training labels of the edge network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,11 @@ class ClassMaps:
         if self.maps.shape[1:] == size or not len(self.ids):
             return ClassMaps(self.ids, self.maps if len(self.ids) else self.maps.new_zeros(0, *size))
         return ClassMaps(self.ids, F.interpolate(self.maps[None], size=size, mode="bilinear")[0])
+
+    def with_thresholds(self, thresholds: Mapping[int, float], level: float) -> "ClassMaps":
+        """The maps to powers that take the threshold of a class, in (0, 1), to ``level``; other classes stay."""
+        powers = [log(level) / log(thresholds.get(class_id, level)) for class_id in self.ids.tolist()]
+        return ClassMaps(self.ids, self.maps ** self.maps.new_tensor(powers)[:, None, None])
 
     def with_background(self, level: float) -> "ClassMaps":
         """The maps with a background; if there is none, a constant one of this value is added."""

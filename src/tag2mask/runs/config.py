@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import yaml
 
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.kinds import CAM_KINDS, KINDS, CamKind
+from tag2mask.cams.kinds import CAM_KINDS, CamKind
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import Checked, absolute, plain, setting
 from tag2mask.data.settings import DataSettings, scales_problems
@@ -29,8 +29,9 @@ class CamSettings(Checked):
     """How the network makes CAMs.
 
     Attributes:
-        kinds: which CAMs: `classifier`, `prototype` (single prototype), `pot`, and `fused`, which needs base CAMs; all
-            come from the same forward passes.
+        kinds: which CAMs: `classifier`; `anomaly`, the classifier's times the distance to images without tags, which
+            needs a frozen backbone; `prototype` (single prototype); `pot`; `fused`, which needs base CAMs. All come
+            from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
         merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT and of the single
@@ -40,9 +41,7 @@ class CamSettings(Checked):
         precision: that of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
     """
 
-    kinds: list[CamKind] = field(
-        default_factory=lambda: [kind for kind in CAM_KINDS if not KINDS[kind].needs_base_cams]
-    )
+    kinds: list[CamKind] = field(default_factory=lambda: ["classifier", "prototype", "pot"])
     scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
     flip: bool = True
     merge: Literal["features", "maps"] = "features"

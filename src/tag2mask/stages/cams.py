@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from tag2mask.cams.inference import ImageMaps, frozen_maps, image_maps, resize_long_side
+from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
 from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
@@ -71,6 +71,8 @@ class Cams(Stage):
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
         _check_kinds(config)
         network = load_network(run / TRAIN_NETWORK, classes=images.classes)
+        if _needs_known_background(config) and not network.background_cells:
+            raise UsageError(NO_KNOWN_BACKGROUND)
         device = resolve_device(config.device)
         run.record_fingerprint(self, self.fingerprint(config, images))
         network = channels_last(network).to(device).eval()
@@ -127,6 +129,12 @@ def _check_kinds(config: Config) -> None:
     needing = [kind for kind in config.cams.kinds if KINDS[kind].needs_base_cams]
     if needing and not config.external.used:
         raise UsageError(f"cams.kinds: `{needing[0]}` needs base CAMs from outside; see the settings `external`")
+    if _needs_known_background(config) and not config.network.freeze:
+        raise UsageError(NO_KNOWN_BACKGROUND)
+
+
+def _needs_known_background(config: Config) -> bool:
+    return any(KINDS[kind].needs_known_background for kind in config.cams.kinds)
 
 
 def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:

@@ -22,6 +22,7 @@ from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
     cam_folder,
+    class_thresholds,
     current_items,
     is_stale,
     read_refine_inputs,
@@ -68,7 +69,8 @@ class Refine(Stage):
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The missing masks."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
-        is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks")
+        thresholds = class_thresholds(config, run, images)
+        is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks", thresholds)
         return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -82,10 +84,14 @@ class Refine(Stage):
         run.record_fingerprint(self, self.fingerprint(config, images))
         whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
-        todo = stale(mine, cams, run / "masks")
+        thresholds = class_thresholds(config, run, images)
+        if thresholds:
+            named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in sorted(thresholds.items()))
+            result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")
+        todo = stale(mine, cams, run / "masks", thresholds)
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
-            for batch in read_refine_inputs(todo, cams, config, device, result):
+            for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
                 pixels = [each.image for each in batch]
                 edges = None if network is None else [_edge(network, image) for image in pixels]
                 masks = refined_masks(

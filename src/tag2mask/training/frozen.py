@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
-from tag2mask.networks.cell_classifier import CellClassifier, image_logits
+from tag2mask.networks.cell_classifier import CellClassifier, image_logits, local_means
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, normalised_cams, transport_cams
 from tag2mask.pot.settings import MIN_SEEDS
@@ -30,6 +30,9 @@ CELLS_PER_IMAGE = 200
 
 MOST_CELLS = 2_000_000
 """Most cells of all images together whose assignments are learned, for the memory; ours."""
+
+BACKGROUND_CELLS = 6000
+"""Most cells of images without tags that a network keeps; ours."""
 
 CELLS_PER_STEP = 4096
 """Cells per training step on assignments; ours."""
@@ -95,6 +98,7 @@ def train_classifier(
     if not isinstance(classifier, CellClassifier):
         raise UsageError("network.freeze is false: `train_network` trains this network")
     generator = torch.Generator().manual_seed(seed)
+    classifier.background = known_background(features, torch.Generator().manual_seed(seed)).to(classifier.weight.device)
     total = settings.total_steps(len(features))
     on_tags = total if settings.consistency_weight == 0 else max(1, round(total * settings.consistency_start))
     _standardise(classifier, features)
@@ -148,6 +152,20 @@ def assignments(
         cells += fallback[number]
         labels += [torch.full((len(each),), number) for each in fallback[number]]
     return torch.cat(cells), torch.cat(labels)
+
+
+def known_background(features: FeatureSet, generator: torch.Generator) -> Tensor:
+    """Cells of the images without tags: float16 (B, D), at most `BACKGROUND_CELLS`, as many of each image, at random.
+
+    Each is the mean of 3 × 3 cells. Source: ours; a random sample in place of PatchCore's coreset.
+    """
+    untagged = np.flatnonzero(~features.tags.any(1)).tolist()
+    most = max(1, BACKGROUND_CELLS // max(1, len(untagged)))
+    found = [torch.zeros(0, features.read(0).shape[0], dtype=torch.float16)]
+    for index in untagged[:BACKGROUND_CELLS]:
+        cells = local_means(features.read(index)[None])[0].flatten(1).T.half()
+        found.append(cells[torch.randperm(len(cells), generator=generator)[:most]])
+    return torch.cat(found)
 
 
 def _standardise(classifier: CellClassifier, features: FeatureSet) -> None:
