@@ -107,7 +107,7 @@ def draw_masks(run: Path, images: ImageSet, ids: list[str], out: Path) -> None:
         for axis, (name, picture) in zip(column, rows.items(), strict=True):
             binary = name in ("mask", "truth")
             axis.imshow(picture == tag if binary else picture, cmap="gray" if binary else "magma", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[], ylabel=name if column is axes.T[0] else "")
+            axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
         column[0].set_title(images.classes[tag - 1])
     figure.tight_layout(pad=0.3)
     figure.savefig(out, dpi=100)
