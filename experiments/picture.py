@@ -1,6 +1,7 @@
-"""One image of a run through the method, step by step, as a picture.
+"""One image of a run through the method, step by step, or the masks of several, as a picture.
 
 python experiments/picture.py RUN OUT.png [--id ID]
+python experiments/picture.py RUN OUT.png --masks ID ID …
 
 Needs matplotlib, which `pip install -e ".[bench]"` brings.
 """
@@ -15,7 +16,8 @@ import yaml
 from matplotlib.colors import ListedColormap
 
 from tag2mask.cams.inference import image_maps, resize_long_side
-from tag2mask.data.dataset import open_images
+from tag2mask.data.cam_files import full_resolution, read_cam
+from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.settings import DataSettings
 from tag2mask.networks.checkpoint import load_network
@@ -32,9 +34,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--id", help="of the image; by default the first with two tags")
+    parser.add_argument("--masks", nargs="+", metavar="ID", help="a row per image: image, POT CAM, mask, truth")
     known = parser.parse_args()
     config = yaml.safe_load((known.run / "config.yaml").read_text())
     images = open_images(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
+    if known.masks:
+        return draw_masks(known.run, images, known.masks, known.out)
     item = images.by_id(known.id) if known.id else next(item for item in images.items if len(item.tags) == 2)
     settings = PotSettings(**config["pot"])
     if not 1 <= len(item.tags) <= 2:
@@ -89,6 +94,23 @@ def main() -> None:
         axis.axis("off")
     figure.tight_layout()
     figure.savefig(known.out, dpi=110)
+
+
+def draw_masks(run: Path, images: ImageSet, ids: list[str], out: Path) -> None:
+    """A column per image, whose tag is the title: the image, its POT CAM, its mask and its ground truth."""
+    figure, axes = plt.subplots(4, len(ids), figsize=(1.8 * len(ids), 7.2), squeeze=False)
+    for column, item in zip(axes.T, map(images.by_id, ids), strict=True):
+        cam, (tag,) = read_cam(run / f"cams/pot/{item.id}.npz"), item.tags
+        heat = full_resolution(cam)[cam.ids.tolist().index(tag)]
+        rows = {"image": read_image(item.path), "POT CAM": heat, "mask": read_mask(run / f"masks/{item.id}.png")}
+        rows["truth"] = images.read_truth(item)
+        for axis, (name, picture) in zip(column, rows.items(), strict=True):
+            binary = name in ("mask", "truth")
+            axis.imshow(picture == tag if binary else picture, cmap="gray" if binary else "magma", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
+        column[0].set_title(images.classes[tag - 1])
+    figure.tight_layout(pad=0.3)
+    figure.savefig(out, dpi=100)
 
 
 if __name__ == "__main__":

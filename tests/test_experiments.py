@@ -10,9 +10,13 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
+from tag2mask.data import DataSettings
+from tag2mask.data.cam_files import read_cam
+from tag2mask.data.validation.check import check
 from tag2mask.evaluation import Confusion
 from tag2mask.pot import PotSettings
 from tag2mask.quality.estimator import Model, class_estimates
@@ -23,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import compare
 import confidence
 import data_sets
+import defects
 import error_bars
 import maps
 import methods
+import picture
 import wrong_tags
 
 
@@ -130,7 +136,7 @@ def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.data
 def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tag2mask.data import DataSettings, open_images
+    from tag2mask.data import open_images
     from tag2mask.networks import NetworkSettings, build_network, save_network
 
     root = tmp_path / "voc"
@@ -267,3 +273,39 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
     with pytest.raises(SystemExit) as stopped:
         confidence.main()
     assert stopped.value.code == 2
+
+
+def test_plates_have_one_defect_each_where_their_mask_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, *more in (("several",), ("again",), ("one", "--one-class")):
+        monkeypatch.setattr(
+            sys, "argv", ["defects.py", str(tmp_path / name), "--good", "3", "--defects", "2", "--size", "96", *more]
+        )
+        defects.main()
+    files = sorted(path.relative_to(tmp_path / "several") for path in (tmp_path / "several").rglob("*.*"))
+    assert len(files) == 3 + 4 * 2 * 2
+    for file in files:
+        content = (tmp_path / "several" / file).read_bytes()
+        assert content == (tmp_path / "again" / file).read_bytes()
+        folder = "good" if file.parent.name == "good" else "defect"
+        assert content == (tmp_path / "one" / folder / file.name).read_bytes()
+    for root, classes in (("several", ("chip", "pit", "scratch", "stain")), ("one", ("defect",))):
+        report = check(DataSettings(root=tmp_path / root, negatives="good", mask_values="255=tag"))
+        assert report.classes == classes and report.untagged == 3 and report.masks == 8 and report.sound
+    for kind, defect in defects.DEFECTS.items():
+        shares, contrasts = [], []
+        for index in range(20):
+            with_it, inside = defects.draw_plate(np.random.default_rng(index), 128, defect)
+            shares.append(inside.mean())
+            ring = np.asarray(Image.fromarray(inside).filter(ImageFilter.MaxFilter(9))) & ~inside
+            contrasts.append(abs(with_it[inside].mean() - with_it[ring].mean()))
+        assert min(shares) > 0 and max(shares) < (0.08 if kind == "stain" else 0.02)
+        assert np.mean(np.array(contrasts) > 10) >= 0.8, kind
+
+
+def test_the_picture_of_masks_shows_each_image(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = sorted(path.stem for path in (done / "masks/train").glob("*.png"))
+    tagged = [f"train/{name}" for name in ids if len(read_cam(done / f"cams/pot/train/{name}.npz").ids) == 2][:3]
+    monkeypatch.setattr(sys, "argv", ["picture.py", str(done), str(tmp_path / "out.png"), "--masks", *tagged])
+    picture.main()
+    width, height = Image.open(tmp_path / "out.png").size
+    assert width == 180 * len(tagged) and height == 720 and len(tagged) >= 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from run_tiny import run
 from tag2mask.cli import main
@@ -87,3 +88,29 @@ def test_a_network_of_other_classes_is_refused(scenes: Path, trained: Path, caps
     names = (*open_images(DataSettings(root=scenes, split="train")).classes, "unicorn")
     assert check(scenes, "--with", str(trained), "--data.classes", ",".join(names)) == 2
     assert "unicorn" in capsys.readouterr().err
+
+
+def test_images_far_larger_than_what_cams_see_are_named_with_the_size_of_a_cell(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("pit/a", (1200, 600)), ("pit/b", (400, 1000)), ("scratch/c", (1400, 200))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+
+    def advice(*words: str) -> list[str]:
+        main(["check", str(tmp_path), *words])
+        return [line for line in capsys.readouterr().out.splitlines() if "shrunk" in line]
+
+    (line,) = advice()  # 1200 pixels on average, 512 in the preset `own`
+    assert "covers about 38 × 38 pixels" in line
+    assert "1200 pixels" in line and "to cams.long_side 512, 2.3 times" in line
+    assert "--cams.long_side null" in line and "--network.output_stride 8" in line
+    (line,) = advice("--network.output_stride", "8")
+    assert "covers about 19 × 19 pixels" in line and "--network.output_stride" not in line
+    assert not advice("--cams.long_side", "null") and not advice("--cams.long_side", "601")
+    (line,) = advice("--cams.long_side", "600")
+    assert "2.0 times" in line
+    monkeypatch.setattr("tag2mask.cli.data.audit_tags", lambda *_: [])
+    of_run = "--with", str(trained), "--data.classes", "pit,scratch"
+    assert not advice(*of_run)  # its cams.long_side is null
+    assert len(advice(*of_run, "--cams.long_side", "512")) == 1

@@ -57,7 +57,7 @@ COMMANDS = {
         "Check a data set and list its problems.",
         "data:check",
         ("check images", "check images --data.tags tags.csv --json", "check images --with runs/mine"),
-        ("data", "train", "cams", "pot"),
+        ("data", "network.output_stride", "train", "cams", "pot"),
         run="",
     ),
     "seeds": Command(

@@ -45,16 +45,16 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
         with_: list the tags that this run's network doubts, and estimate times from its speed
     """
     call = with_data(call, data)
-    run = None if with_ is None else RunFolder(with_)
+    run, own = None if with_ is None else RunFolder(with_), call.config
     if run is not None:
         require_run(run.path)
         require_network(run)
-        classes = call.config.data.classes or call.on_top_of(run.path).data.classes
-        call = call.with_config(replace(call.config, data=replace(call.config.data, classes=classes)))
+        own = call.on_top_of(run.path)
+        data_settings = replace(call.config.data, classes=call.config.data.classes or own.data.classes)
+        call = call.with_config(replace(call.config, data=data_settings, network=own.network, cams=own.cams))
     report = check_data(call.config, data, run, errors())
     findings, times = list[TagFinding](), dict[str, float]()
     if run is not None and report.usable:
-        own = call.on_top_of(run.path)
         findings = audit_tags(own, run, checked_images(call.config, data, run), errors())
         times = recorded_times(own, run, report.images)
     if call.as_json:

@@ -15,6 +15,7 @@ from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import CheckReport, check
 from tag2mask.networks.checkpoint import load_network
+from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE
 from tag2mask.pot import TransportCams
 from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config
@@ -29,11 +30,16 @@ MISSING_ABOVE = 0.5
 """Classifier probability above which a class is listed as a possibly missing tag."""
 
 
+SHRUNK = 2
+"""Images whose longer side is this many times `cams.long_side`, on average, are reported as shrunk; ours."""
+
+
 def check_data(config: Config, place: Path, run: RunFolder | None, console: Console) -> CheckReport:
     """Check the images in a folder, or those that a tags table names.
 
     Args:
-        config: its data settings apply; ``place`` replaces their root, or their table.
+        config: its data settings apply; ``place`` replaces their root, or their table. `cams.long_side` and
+            `network.output_stride` tell what becomes of large images.
         place: a folder, or a CSV file.
         run: a run whose corrections are checked as well.
         console: for progress.
@@ -44,7 +50,24 @@ def check_data(config: Config, place: Path, run: RunFolder | None, console: Cons
         def progress(done: int, total: int) -> None:
             advance(100 * done // max(total, 1), f"{done} of {total} images")
 
-        return check(_data_at(config, place), corrections=corrections, progress=progress)
+        report = check(_data_at(config, place), corrections=corrections, progress=progress)
+    return replace(report, notes=(*report.notes, *_shrinking(config, report.long_side)))
+
+
+def _shrinking(config: Config, own: int | None) -> Iterator[str]:
+    """What shrinking images from a longer side of ``own`` pixels to `cams.long_side` does to small things."""
+    target = config.cams.long_side
+    if own is None or target is None or own < SHRUNK * target:
+        return
+    stride = min(FEATURE_STRIDE, config.network.output_stride)
+    cell = round(stride * own / target)
+    finer = " --network.output_stride 8 makes cells half as large," if stride > FINEST_FEATURE_STRIDE else ""
+    yield (
+        f"images are {own} pixels long on average and shrunk to cams.long_side {target}, {own / target:.1f} times: one "
+        f"cell of the CAMs covers about {cell} × {cell} pixels, and smaller things get no mask. For "
+        f"those,{finer} --cams.long_side null keeps the size (with --train.augment.long_side to match), or cut the "
+        f"images into pieces before you tag them"
+    )
 
 
 def checked_images(config: Config, place: Path, run: RunFolder) -> ImageSet:

@@ -49,6 +49,7 @@ class CheckReport:
     problems: tuple[Problem, ...] = ()  # errors first, then warnings
     usable: bool = True  # whether the data set can be opened; damaged images do not prevent that
     pixels: int | None = None  # the mean number of pixels of the readable images; None if there are none
+    long_side: int | None = None  # the mean of their longer sides
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     summary: TagSummary | None = None  # whether the data set is suitable for training
 
@@ -102,6 +103,7 @@ class _Totals:
     hashes: ImageHashes
     opened: int = 0
     pixels: int = 0
+    long_sides: int = 0
     noticed: list[tuple[str, list[PixelNotice]]] = field(default_factory=list)
 
 
@@ -154,6 +156,7 @@ def check(
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=usable,
         pixels=round(totals.pixels / totals.opened) if totals.opened else None,
+        long_side=round(totals.long_sides / totals.opened) if totals.opened else None,
         near_duplicates=duplicates,
         summary=summarise(tags, problems, usable=usable, crossing=duplicates.across, several_splits=several_splits),
     )
@@ -197,6 +200,7 @@ def _file_problems(
         if result.size is not None:
             totals.opened += 1
             totals.pixels += result.size[0] * result.size[1]
+            totals.long_sides += max(result.size)
         if result.notices:
             totals.noticed.append((found.listing.shown(items[done - 1].path), result.notices))
         yield from result.problems
