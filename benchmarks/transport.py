@@ -199,7 +199,7 @@ def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, An
         build_network(replace(settings, projections=with_projections), classes, seed=0).to(device).train()
         for with_projections in (False, projections)
     )
-    pot = PotSettings().one_scale()
+    pot = PotSettings()
     # Only the transport CAM trains the projections, so it needs gradients.
     stop_gradient = "none" if projections else "pot"
     plain, with_pot = median_seconds(

@@ -100,10 +100,14 @@ def test_a_file_that_cannot_be_meant_is_wrong_use(text: str, says: str, tmp_path
     assert says in capsys.readouterr().err
 
 
-def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("values", ["first", "last"])
+def test_values_override_files_and_later_files_earlier_ones(values: str, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("pot:\n  num_prototypes: 7\ntrain:\n  epochs: 2\n")
-    assert main(["train", "--config", "voc", "--config", str(file), "--pot.epsilon", "0.4", "--print-config"]) == 0
+    words = ["train", "--config", "voc", "--config", str(file), "--pot.epsilon", "0.4", "--print-config"]
+    if values == "first":
+        words = ["train", "--pot.epsilon", "0.4", "--print-config", "--config=voc", "--config", str(file)]
+    assert main(words) == 0
     said = capsys.readouterr().out
     for line in ("num_prototypes: 7", "epochs: 2", "epsilon: 0.4", "split: train_aug"):
         assert line in said

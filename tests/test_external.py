@@ -150,7 +150,7 @@ def test_the_loss_of_the_network_compares_pot_with_the_target_whatever_stops_gra
     losses = objective(output, TAGS, valid, settings, POT, stride=16, progress=0.0, external=external, use=use)
     base = normalised_cams(output.cams).detach()
     everywhere = torch.ones(3, *GRID, dtype=torch.bool)
-    result = transport_cams(features, base, TAGS, POT.one_scale(), valid=everywhere)
+    result = transport_cams(features, base, TAGS, POT, valid=everywhere)
     expected = external_loss(suppressed(result, external, use), external, use)
     assert losses.consistency is not None
     torch.testing.assert_close(losses.consistency, expected)

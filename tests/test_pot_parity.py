@@ -39,7 +39,6 @@ SETTINGS = {
     "no-regeneration": replace(BASE, regenerate=False),
     "no-transport": replace(BASE, transport=False, num_prototypes=2),
     "many-seeds": replace(BASE, min_seeds=9, foreground_threshold=0.95, background_threshold=0.01),
-    "one-scale": BASE.one_scale(),
 }
 
 

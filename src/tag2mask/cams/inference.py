@@ -76,7 +76,7 @@ class ImageMaps:
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
         if self.apart:
-            alone = [each.transport(settings.one_scale()) for each in self.apart]
+            alone = [each.transport(settings) for each in self.apart]
             return summed(alone, over_image=settings.normalise_over == "image")
         result = transport_cams(self.features, self.base, self.tags, settings)
         return result if self.external is None else suppressed(result, self.external, self.external_settings)

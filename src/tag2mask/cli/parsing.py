@@ -225,10 +225,11 @@ def _run_of(name: str, command: Command, place: str | None, given: Mapping[str, 
 
 
 def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """The arguments, and the options with their values."""
+    """The arguments, and the options with their values; ``--config`` comes first, so that single values override it."""
     parameters = inspect.signature(function).parameters.values()
     flags = {*FLAGS, *(option_name(each.name) for each in parameters if each.default is False)}
     arguments: list[str] = []
+    files: list[str] = []
     options: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -238,8 +239,9 @@ def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list
             arguments.append(word)
         else:
             following = [] if word in flags or "=" in word else [next(rest, None)]
-            options += [word, *(value for value in following if value is not None)]
-    return arguments, options
+            own = files if word.partition("=")[0] == "--config" else options
+            own += [word, *(value for value in following if value is not None)]
+    return arguments, [*files, *options]
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:

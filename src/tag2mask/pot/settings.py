@@ -7,12 +7,6 @@ from tag2mask.core.fields import Checked, setting
 
 Background = Literal["tags", "all"]
 
-FOREGROUND_ONE_SCALE = 0.5
-"""`PotSettings.foreground_threshold` for CAMs of a single scale, as in training; ours."""
-
-BACKGROUND_ONE_SCALE = 0.15
-"""`PotSettings.background_threshold` for CAMs of a single scale, as in training; ours."""
-
 MIN_SEEDS = 4
 """A class with fewer seeds takes this many of its strongest pixels, even if another class is stronger there; `area`
 adds as many pixels to each class. Ours."""
@@ -29,8 +23,8 @@ class PotSettings(Checked):
         background: the background's base CAM: 1 − the maximum of the CAMs of the `tags` (ours), or of `all` classes,
             each divided by its own maximum (published); `all` needs `affinity` null.
         seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
-        foreground_threshold: a pixel is a seed of the tag with the highest multi-scale CAM from this value on.
-        background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
+        foreground_threshold: a pixel is a seed of the tag with the highest CAM from this value on.
+        background_threshold: a pixel is a background seed up to this CAM value of every tag, in [0, 1].
         num_prototypes: K, prototypes per class.
         column_marginal: the mass of each prototype: the `area` of the pixels nearest to it (ours), the `similarity` of
             class and cluster prototype (published), or `uniform`.
@@ -51,7 +45,7 @@ class PotSettings(Checked):
     affinity_radius: float = setting(5.0, above=0)
     background: Background = "tags"
     seed_rule: Literal["threshold", "argmax"] = "threshold"
-    foreground_threshold: float = setting(0.85, low=0, high=1)
+    foreground_threshold: float = setting(0.75, low=0, high=1)
     background_threshold: float = setting(0.25, low=0, high=1)
     num_prototypes: int = setting(3, low=1)
     column_marginal: Literal["area", "similarity", "uniform"] = "area"
@@ -74,10 +68,6 @@ class PotSettings(Checked):
         if self.background == "all" and self.affinity is not None:
             return ["background all needs affinity null, since the affinity step computes the background from the tags"]
         return []
-
-    def one_scale(self) -> "PotSettings":
-        """These settings with the thresholds that suit CAMs of a single scale."""
-        return replace(self, foreground_threshold=FOREGROUND_ONE_SCALE, background_threshold=BACKGROUND_ONE_SCALE)
 
     def single_prototype(self) -> "PotSettings":
         """One prototype per class, no transport: similarity to the mean of the seeds, as in SIPE's second half."""

@@ -54,7 +54,7 @@ def objective(
     Args:
         tags: (N, C) bool.
         valid: (N, H, W) bool, False = padding.
-        pot: the thresholds of a single scale replace its own.
+        pot: settings of the method.
         stride: pixels per cell of the output.
         progress: share of the steps already done, in [0, 1).
         external: (N, C, h, w) in [0, 1] or `NO_MAP`, external base CAMs, transformed as the images.
@@ -77,7 +77,7 @@ def objective(
     # If POT is only a target, its features need no gradient, which saves their backward pass.
     is_target = settings.stop_gradient == "pot" and not with_target
     features = output.features.detach() if is_target else output.features
-    result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
+    result = transport_cams(features, base, tags, pot, valid=cells)
     if external is not None:
         result = suppressed(result, external, use)
     if external is not None and with_target:

@@ -150,7 +150,7 @@ def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Consol
             scaled = resize_long_side(pixels.to(device), config.cams.long_side)
             tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
             maps = image_maps(network, scaled, tags, scales=[1.0], flip=True, bf16=bf16)
-            found += _findings(batch, maps, maps.transport(config.pot.one_scale()), images.classes)
+            found += _findings(batch, maps, maps.transport(config.pot), images.classes)
             done += len(batch)
             advance(done)
     sign = {"wrong": 1, "missing": -1}
