@@ -18,6 +18,7 @@ from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.backbones.base import image_cells
 from tag2mask.pot import PotSettings
+from tag2mask.training import tasks
 from tag2mask.training import trainer as engine
 from tag2mask.training.batches import DrawOrder
 from tag2mask.training.checkpointing import Interrupted, load_state
@@ -86,6 +87,26 @@ def trained(
 def assert_same(first: PotNetwork, second: PotNetwork) -> None:
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_fitted_batches_do_not_change_the_weights(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(images, tmp_path / "plain")
+    middle = float(np.median([entry["classification"] for entry in _log(tmp_path / "plain")]))
+    monkeypatch.setattr(tasks, "fitted_loss", lambda tags: middle)
+    whole, result = trained(images, tmp_path / "whole")
+    assert 0 < result.fitted < 6
+    with pytest.raises(Interrupted):
+        trained(images, tmp_path / "stopped", stop_at=5)
+    resumed, again = trained(images, tmp_path / "stopped")
+    assert again.fitted == result.fitted
+    assert_same(resumed, whole)
+    monkeypatch.setattr(tasks, "fitted_loss", lambda tags: 100.0)
+    unchanged, result = trained(images, tmp_path / "fitted")
+    assert result.fitted == 6
+    for new, old in zip(unchanged.parameters(), fresh(images).parameters(), strict=True):
+        assert torch.equal(new, old)
 
 
 def test_tensorboard_is_an_extra(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

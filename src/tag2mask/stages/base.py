@@ -19,7 +19,7 @@ from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import seconds_per_image, seconds_per_step, trained_steps
 from tag2mask.training.settings import LoopSettings
-from tag2mask.training.trainer import Task, check_requirements, train_network
+from tag2mask.training.trainer import Task, TrainingResult, check_requirements, train_network
 
 Distribution = Literal["shard", "join", "shard, then join", "main"]
 """How processes share a stage: each does its images; all work on one task; the first, then the second; one does all."""
@@ -246,11 +246,11 @@ class TrainingStage(Stage):
             f"put the data back, or start again with --restart {self.name}"
         )
 
-    def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
+    def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> TrainingResult:
         """Train, or continue training, and save the network; add unreadable images and notes to ``result``.
 
         Returns:
-            the number of steps of the whole training.
+            the result of the training.
 
         Raises:
             Interrupted: the user stopped it; the state is saved.
@@ -278,7 +278,7 @@ class TrainingStage(Stage):
         result.failed.update(trained.unreadable)
         if trained.resumed_from:
             result.notes.append(f"resumed at step {trained.resumed_from} of {trained.steps}{trained.note}")
-        return trained.steps
+        return trained
 
 
 def _digest_of(images: ImageSet) -> dict[str, Any]:

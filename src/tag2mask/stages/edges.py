@@ -113,7 +113,7 @@ class Edges(TrainingStage):
         samples = LabelledSet(
             labelled, run / EDGE_LABELS, config.edges.augment, seed=config.seed, fill=network.backbone.mean
         )
-        steps = self.fit(edge_task(network, samples), config, run, console, result)
+        steps = self.fit(edge_task(network, samples), config, run, console, result).steps
         result.notes.append(f"trained for {steps} steps")
         return result
 

@@ -25,10 +25,8 @@ from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.frozen import CellLosses, FeatureSet, train_classifier
-from tag2mask.training.log import Meter, fitted_after, fitted_loss, training_log
+from tag2mask.training.log import Meter, training_log
 from tag2mask.training.tasks import pot_task
-
-LOG = "train/log.jsonl"
 
 _UNREAD_IF_FROZEN = (
     "optimizer",
@@ -50,7 +48,7 @@ class Train(TrainingStage):
     name = "train"
     outputs = ("train",)
     optional_inputs: ClassVar = {"seeds": "external"}
-    version = 2
+    version = 3
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of network, method and training."""
@@ -130,14 +128,11 @@ class Train(TrainingStage):
             stride=network.stride,
         )
         task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
-        steps = self.fit(task, config, run, console, result)
-        low = fitted_loss(images.tag_matrix())
-        fitted = fitted_after(run / LOG, low)
-        if fitted is not None and 2 * fitted <= steps:
+        trained = self.fit(task, config, run, console, result)
+        if trained.fitted:
             result.notes.append(
-                f"the tags were fitted after {fitted} of {steps} steps (classification loss mostly below {low:.2g} "
-                "since); with few images, training on widens the CAMs until they fill the image: look at the "
-                f"masks, and train less (--train.steps {max(1, fitted)} --restart train) or add images"
+                f"{trained.fitted} of {trained.steps} steps did not change the network: the tags of their images were "
+                f"fitted (classification loss below {task.fitted:.2g}); more steps change little, more images help"
             )
         unlearned = config.train.stop_gradient == "pot" and config.external.consistency_pair == "classifier-pot"
         if config.network.projections and config.train.consistency_weight and unlearned:

@@ -1,4 +1,4 @@
-"""The training log: mean losses and throughput, log.jsonl, and the step at which the tags were fitted."""
+"""The training log: mean losses and throughput, and log.jsonl."""
 
 import json
 import time
@@ -8,8 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,17 +15,6 @@ from tag2mask.core.distributed import mean_over_processes
 from tag2mask.core.errors import Tag2maskError, first_five
 from tag2mask.core.files import naming_full_disk, require_inside, write_text
 from tag2mask.networks.checkpoint import not_finite
-
-FITTED = 0.03
-"""The mean classification loss below which the tags count as fitted. Ours: with 10, 50 and 136 images of two or three
-classes the POT CAMs lost 30 to 70 % of their mIoU where half of the steps and more came after; six epochs of 437 images
-ended at 0.05."""
-
-_SPAN = 10
-"""Steps whose losses are averaged, since the loss of a single batch is too noisy."""
-
-_STAYED = 0.75
-"""The share of later spans that must be below it, too: hard images come back every epoch."""
 
 
 class Losses(Protocol):
@@ -133,36 +120,3 @@ def log_entries(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(step, int | float) or not 0 <= step < 2**63:  # also for NaN
             return
         yield entry
-
-
-def fitted_loss(tags: npt.NDArray[np.bool_]) -> float:
-    """The classification loss below which tags, bool (N, C), count as fitted: at most `FITTED`.
-
-    It is also at most a tenth of the loss of the tags' rates, which is low if most tags are False. Source: ours.
-    """
-    rates = np.clip(tags.mean(axis=0), 1e-6, 1 - 1e-6)
-    return min(FITTED, 0.1 * float(-(rates * np.log(rates) + (1 - rates) * np.log(1 - rates)).mean()))
-
-
-def fitted_after(path: Path, below: float = FITTED) -> int | None:
-    """The step after which the classification loss in a log.jsonl mostly stays below ``below``; None without one.
-
-    The losses of a line are means over the steps since the line before, so the result is the step of a line.
-    Source: ours.
-    """
-    spans: list[tuple[int, int, float]] = []  # (first step, last step, sum of losses)
-    done = 0
-    for entry in log_entries(path):
-        loss, step = entry.get("classification"), int(entry["step"])
-        if not isinstance(loss, int | float) or step <= done:
-            continue
-        joins = bool(spans) and done - spans[-1][0] < _SPAN
-        first, before = (spans[-1][0], spans.pop()[2]) if joins else (done, 0.0)
-        spans.append((first, step, before + (step - done) * loss))
-        done = step
-    fitted, found = 0, None
-    for count, (first, last, losses) in enumerate(reversed(spans), start=1):
-        fitted += (is_low := losses < below * (last - first))
-        if is_low and fitted >= _STAYED * count:
-            found = first or last  # lines far apart only give their end
-    return found

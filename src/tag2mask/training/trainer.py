@@ -54,6 +54,7 @@ class Task:
             steps already done.
         may_lack_gradients: whether a step may leave a trainable parameter without a gradient.
         validate: figures of the network, in evaluation mode, for the log.
+        fitted: a batch whose classification loss is below it does not change the network.
     """
 
     stage: str
@@ -63,6 +64,7 @@ class Task:
     losses: Callable[[nn.Module, Mapping[str, Tensor], float], Losses]
     may_lack_gradients: bool = False
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    fitted: float = 0.0
 
 
 @dataclass
@@ -73,12 +75,14 @@ class TrainingResult:
         resumed_from: the step of the resumed state; 0 without one.
         note: why the weights may differ from those of an uninterrupted training; empty if they do not.
         unreadable: the reason for each image that could not be read; others took its place.
+        fitted: the steps whose batch was fitted, so that they did not change the network.
     """
 
     steps: int
     resumed_from: int
     note: str = ""
     unreadable: dict[str, str] = field(default_factory=dict)
+    fitted: int = 0
 
 
 def train_network(
@@ -160,7 +164,7 @@ def train_network(
                 loop.save(state_path, step)
             if stops and not last:
                 raise _interrupted(step, total)
-    trained.steps = step
+    trained.steps, trained.fitted = step, loop.fitted
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
     loop.average.copy_to(task.network)
     loop.best.copy_to(task.network)
@@ -195,6 +199,7 @@ class _Loop:
         self.average = WeightAverage(self.network, settings.ema_decay)
         self.best = BestWeights(enabled=settings.keep_best)
         self.note = ""
+        self.fitted = 0
         self.meter = Meter(task.stage, settings.batch_size // settings.gradient_accumulation_steps)
 
     @property
@@ -216,6 +221,7 @@ class _Loop:
         }
         tensors["image"] = tensors["image"].contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
+        classification = torch.zeros((), device=accelerator.device)
         try:
             for chunk in zip(
                 *(value.chunk(settings.gradient_accumulation_steps) for value in tensors.values()), strict=True
@@ -223,11 +229,17 @@ class _Loop:
                 losses = self.task.losses(self.network, dict(zip(tensors, chunk, strict=True)), step / total)
                 accelerator.backward(losses.total / settings.gradient_accumulation_steps)
                 self.meter.add(losses)
+                if self.task.fitted:
+                    classification += losses.classification.detach()  # type: ignore[attr-defined]
         except UsageError as error:  # POT and CRF refuse numbers that are not finite, without the cause
             self.meter.check_weights(self.plain, step)
             if "finite" not in str(error):
                 raise
             raise self.meter.diverged(step) from error
+        limit = self.task.fitted * settings.gradient_accumulation_steps
+        if limit and bool(mean_over_processes(classification) < limit):
+            self.fitted += 1
+            return
         if settings.max_grad_norm is not None:
             every = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
             accelerator.clip_grad_norm_(every, settings.max_grad_norm)
@@ -258,6 +270,7 @@ class _Loop:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "average": self.average.weights,
                 "best": self.best.state(),
+                "fitted": self.fitted,
             }
             save_state(path, state)
 
@@ -286,6 +299,7 @@ class _Loop:
             scaler.load_state_dict(state["scaler"])
         self.average.weights = state["average"]
         self.best.resume(state["best"])
+        self.fitted = int(state.get("fitted", 0))
         if type(state["step"]) is not int or state["step"] < 0:
             raise ValueError("its step is not a number of steps")
         before, now = state.get("threads"), torch.get_num_threads()
