@@ -29,19 +29,19 @@ class ImageMaps:
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images, or
             with a frozen backbone from the features that were summed over them.
-        novelty: (N, h, w) in [0, 1], the distance to known background; None without it.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
         apart: the maps of each scale on its own grid, scale 1 first, if CAMs are to be merged instead of features.
+        novelty: (N, h, w) in [0, 1], the distance to known background; None without it.
     """
 
     cams: Tensor
     features: Tensor
     tags: Tensor
     scores: Tensor
-    novelty: Tensor | None = None
     external: Tensor | None = None
     external_settings: ExternalSettings = field(default_factory=ExternalSettings)
     apart: tuple["ImageMaps", ...] = ()
+    novelty: Tensor | None = None
 
     @property
     def base(self) -> Tensor:
