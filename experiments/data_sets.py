@@ -45,13 +45,13 @@ class Entry:
     @property
     def label(self) -> str:
         """In tables."""
-        return " ".join(filter(None, (self.name, self.split)))
+        return " ".join(filter(None, (self.name, self.split, self.without and f"without {self.without}")))
 
 
 def entry(text: str) -> Entry:
     """NAME[:SPLIT[:WITHOUT]]=RUN[,RUN…][+SINGLE[,SINGLE…]]."""
     name, _, folders = text.partition("=")
-    if not name or not folders:
+    if not name or not folders.partition("+")[0]:
         raise argparse.ArgumentTypeError(f"{text} should be NAME:SPLIT=RUN")
     parts = [*name.split(":"), None, None][:3]
     runs, _, single = folders.partition("+")
@@ -77,7 +77,7 @@ def load(own: Entry, run: Path, folder: Path, every: int = 1) -> Loaded:
     start = time.perf_counter()
     if made := make_maps(run, config, images, place):
         print(f"{place}: {made} made in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    ids = class_ids(config.evaluate.classes, images.classes) or list(range(len(images.classes) + 1))
+    ids = class_ids(config.evaluate.class_names(), images.classes) or list(range(len(images.classes) + 1))
     return Loaded(list(read_maps(images, place)), len(images.classes), ids, config.pot)
 
 

@@ -110,6 +110,8 @@ def make_maps(run: Path, config: Config, images: ImageSet, out: Path) -> int:
                 with atomic_path(out / f"{item.id}.npz") as temporary, temporary.open("wb") as file:
                     np.savez(file, **arrays)
                 made += 1
+    if result.failed:
+        raise SystemExit(next(iter(result.failed.values())))
     return made
 
 

@@ -14,7 +14,7 @@ import torch
 from selenium import webdriver
 
 import forked
-from run_tiny import run
+from run_tiny import BACKBONE, run
 from tag2mask.synthetic import SceneSettings, write_scenes
 
 CHROMIUM_FLAGS = (
@@ -73,6 +73,18 @@ def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
     assert run("run", scenes, out) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the tiny backbone and weights of its own, as if it had been trained elsewhere."""
+    from transformers import AutoConfig, AutoModel
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(AutoConfig.from_pretrained(BACKBONE)).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")

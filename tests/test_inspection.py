@@ -60,7 +60,7 @@ def table(root: Path, *tags: str, masks: bool = False) -> None:
     (root / "tags.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_page_run(pretrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder, defect in (("good", None), ("crack", defects.scratch), ("pit", defects.pit)):
         for index in range(4):
@@ -76,9 +76,12 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
             small = ["--good", "6", "--defects", "5", "--size", "96"] if verb == "experiments/defects.py" else []
             monkeypatch.setattr(sys, "argv", [verb, *words, *small])
             SCRIPTS[verb]()
-        else:
+        elif verb != "review":  # it waits for a browser
             read = {name: value for name, value in SMALL.items() if "." not in name or COMMANDS[verb].reads(name[2:])}
+            if "frozen" in words:
+                read |= {"--network.backbone": pretrained, "--network.weights": "imagenet"}
             assert main([verb, *words, *(word for pair in read.items() for word in pair)]) == 0, words
         run.add(verb)
     assert run >= {"check", "run", "cams", "refine", "segment", "predict", "evaluate", *SCRIPTS}
+    assert {path.name for path in Path("runs/anomaly/cams").iterdir()} == {"classifier", "anomaly", "stage.json"}
     assert Path("masks/one.png").is_file() and Path("defects.png").is_file()

@@ -107,6 +107,13 @@ def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], expected: int) 
     assert _network(strides, out_indices=tuple(range(len(strides)))).stride == expected
 
 
+@pytest.mark.parametrize(("strides", "expected"), [((4, 8, 16, 16), 8), ((4, 16, 32), 16), ((14, 14), 14), ((4, 4), 4)])
+def test_the_grid_of_a_frozen_network_is_as_fine_as_asked_for(strides: tuple[int, ...], expected: int) -> None:
+    settings = {"freeze": True, "weights": "imagenet", "out_indices": tuple(range(len(strides)))}
+    assert _network(strides, output_stride=8, **settings).stride == expected
+    assert _network(strides, **settings).stride == (16 if 16 in strides else expected)
+
+
 def test_cams_follow_the_grid_of_the_features() -> None:
     network = _network((8, 32), out_indices=(0,))
     images = torch.rand(1, 3, 45, 67)

@@ -172,7 +172,7 @@ def test_training_says_how_many_steps_had_fitted_tags(
     changes = {"limit": "2", "train__learning_rate": rate, "train__steps": "80", "train__consistency_weight": "0"}
     assert main([*words("train", scenes, out, **changes), "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
-    notes = [note for note in result["notes"] if "of 80 steps did not change the network" in note]
+    notes = [note for note in result["notes"] if "of 80 steps did not change the weights" in note]
     assert len(notes) == noted, (out / "train/log.jsonl").read_text()
     if noted:
         assert 20 < int(notes[0].split()[0]) < 80

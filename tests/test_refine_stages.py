@@ -179,6 +179,8 @@ def test_three_masks_by_hand_give_the_threshold_of_their_class(
         decide(number)
     assert run("refine", scenes, copied, **settings) == 0
     assert files_of(copied / "masks") == before  # two are too few
+    assert run("confidence", scenes, copied) == 0
+    confident = files_of(copied / "confidence/features")
     decide(2)
     assert main([*words("refine", scenes, copied, **settings), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["results"][0]
@@ -186,6 +188,13 @@ def test_three_masks_by_hand_give_the_threshold_of_their_class(
     assert result["done"] == sum(own in item.tags for item in images.items)
     for item in alone:
         assert (read_mask(copied / f"masks/{item.id}.png") == above(item, 0.62)).mean() > 0.999
+    assert run("confidence", scenes, copied) == 0
+    now = files_of(copied / "confidence/features")
+    assert [name for name, data in confident.items() if now[name] == data] == []
+    masks = files_of(copied / "masks")
+    assert run("refine", scenes, copied, restart="refine", **{**settings, "refine__long_side": "40"}) == 0
+    found = files_of(copied / "masks")
+    assert {name for name in masks if name.endswith(".png") and found[name] != masks[name]} == set()
     assert main([*words("refine", scenes, copied, **{**settings, "data__split": "val"}), "--json"]) == 1
     assert f"{images.classes[own - 1]} 0.62" in capsys.readouterr().out  # they count for other splits, too
 

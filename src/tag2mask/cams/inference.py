@@ -15,7 +15,8 @@ from tag2mask.pot.external import ExternalSettings, base_cams, fused, summed, su
 
 NO_KNOWN_BACKGROUND = (
     "cams.kinds: `anomaly` needs a network with network.freeze true (--config frozen) that was trained with images "
-    "without tags, which show what is not a class; use another kind"
+    "without tags, which show what is not a class; add some (rows without tags, or the folder of --data.negatives) and "
+    "train again, or use another kind"
 )
 
 
@@ -31,7 +32,7 @@ class ImageMaps:
             with a frozen backbone from the features that were summed over them.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
         apart: the maps of each scale on its own grid, scale 1 first, if CAMs are to be merged instead of features.
-        novelty: (N, h, w) in [0, 1], the distance to known background; None without it.
+        classifier: of a frozen network that knows background; None for others.
     """
 
     cams: Tensor
@@ -41,7 +42,7 @@ class ImageMaps:
     external: Tensor | None = None
     external_settings: ExternalSettings = field(default_factory=ExternalSettings)
     apart: tuple["ImageMaps", ...] = ()
-    novelty: Tensor | None = None
+    classifier: CellClassifier | None = None
 
     @property
     def base(self) -> Tensor:
@@ -65,9 +66,9 @@ class ImageMaps:
         Raises:
             UsageError: there is no known background.
         """
-        if self.novelty is None:
+        if self.classifier is None:
             raise UsageError(NO_KNOWN_BACKGROUND)
-        return replace(self, cams=normalised_cams(self.cams * self.novelty[:, None]))
+        return replace(self, cams=normalised_cams(self.cams * self.classifier.novelty(self.features)[:, None]))
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
@@ -162,9 +163,8 @@ def frozen_maps(network: PotNetwork, features: Tensor, tags: Tensor) -> ImageMap
     """
     output = network.classified(features.float())
     maps = _maps(output.cams, output.features, tags, output.logits)
-    if isinstance(network.classifier, CellClassifier) and network.background_cells:
-        return replace(maps, novelty=network.classifier.novelty(output.features))
-    return maps
+    known = network.classifier if isinstance(network.classifier, CellClassifier) and network.background_cells else None
+    return replace(maps, classifier=known)
 
 
 def _maps(cams: Tensor, features: Tensor, tags: Tensor, logits: Tensor) -> ImageMaps:

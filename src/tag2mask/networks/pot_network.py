@@ -64,7 +64,9 @@ class PotNetwork(NormalisingNetwork):
         self.classes, self.settings = tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
-        self.stride = _feature_stride(stages, backbone.stages[-1])
+        self.stride = _feature_stride(
+            stages, backbone.stages[-1], settings.output_stride if settings.freeze else FEATURE_STRIDE
+        )
         self.projections: nn.ModuleList | None = None
         widths = [stage.channels for stage in stages]
         if settings.projections:
@@ -172,10 +174,10 @@ def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
     return levels
 
 
-def _feature_stride(stages: list[Stage], last: Stage) -> int:
-    """The finest stride from `FEATURE_STRIDE` on; else the coarsest or, if that is too fine, the last stage's."""
+def _feature_stride(stages: list[Stage], last: Stage, least: int) -> int:
+    """The finest stride from ``least`` on; else the coarsest or, if that is too fine, the last stage's."""
     strides = [stage.stride for stage in stages]
-    coarse_enough = [stride for stride in strides if stride >= FEATURE_STRIDE]
+    coarse_enough = [stride for stride in strides if stride >= least]
     if coarse_enough:
         return min(coarse_enough)
     return max(strides) if max(strides) >= FINEST_FEATURE_STRIDE else last.stride

@@ -35,7 +35,8 @@ class NetworkSettings(Checked):
             also takes its authors' `.params`; for `resnet101-caffe`, checkpoints of the PyTorch port of DeepLabV2); or
             `none`: random weights.
         output_stride: pixels per cell of the last stage: 8, 16 or 32, for ResNets and MobileNetV2. Other backbones have
-            a fixed stride (8 for WideResNet-38).
+            a fixed stride (8 for WideResNet-38). With a frozen backbone, 8 is the grid of the joint feature alone: the
+            stages keep the strides that they were trained with.
         out_indices: indices of the stages in the joint feature; null takes the backbone's default.
         projections: true trains a 1×1 projection of each stage, with the image's colours as three more channels, as
             published; false takes the stages themselves.
@@ -73,6 +74,11 @@ class NetworkSettings(Checked):
         if self.freeze and self.wants_random:
             problems.append("freeze true needs pretrained weights, since random ones are not trained")
         return problems
+
+    @property
+    def backbone_stride(self) -> int:
+        """Pixels per cell of the backbone's last stage."""
+        return max(FEATURE_STRIDE, self.output_stride) if self.freeze else self.output_stride
 
     @property
     def wants_pretrained(self) -> bool:

@@ -24,7 +24,7 @@ from tag2mask.runs.run_folder import RunFolder
 READ_BY_FEATURES = ("scales", "flip", "long_side", "precision")
 """The settings of `cams` that the features depend on."""
 
-_VERSION = 1
+_VERSION = 2
 """Raise it by hand whenever the same settings give other features."""
 
 

@@ -36,7 +36,7 @@ class Cams(Stage):
     outputs = ("cams",)
     reads = ("train",)
     optional_inputs: ClassVar = {"seeds": "external"}
-    version = 2
+    version = 3
     distribution = "shard"
     sections = ("cams", "pot", "external")
     reads_images = True
@@ -50,6 +50,8 @@ class Cams(Stage):
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Refuse kinds of CAM that cannot be made."""
         _check_kinds(config)
+        if "train" in schedule.stages and _needs_known_background(config) and all(item.tags for item in images.items):
+            raise UsageError(NO_KNOWN_BACKGROUND)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """CAM files that are missing."""

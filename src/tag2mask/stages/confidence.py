@@ -36,6 +36,7 @@ from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Stage, StagePlan
+from tag2mask.stages.class_thresholds import class_thresholds
 from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
 FEATURES = "confidence/features"
@@ -58,6 +59,7 @@ class QualityInputs:
         features: folder of the cached features.
         network: None without one that was trained on these masks.
         background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
+        thresholds: of classes, as `refine` takes them.
         made_by: the inputs that the features depend on, except the files of each image.
     """
 
@@ -66,6 +68,7 @@ class QualityInputs:
     features: Path
     network: Predictor | None
     background: float
+    thresholds: dict[int, float]
     made_by: str
 
     @classmethod
@@ -84,8 +87,14 @@ class QualityInputs:
             "masks": run.fingerprint("refine"),
             "cams": kind,
         }
-        if not RefineSettings(cams=kind).has_background:
-            made_by["background"] = background
+        settings = RefineSettings(
+            method=run.setting("refine", "refine.method") or config.refine.method,
+            cams=kind,
+            background_threshold=background,
+        )
+        thresholds = class_thresholds(run, images, settings)
+        if not settings.has_background:
+            made_by |= {"background": background, "thresholds": thresholds}
         path, network = run / SEGMENT_NETWORK, None
         if path.is_file() and run.setting("segment", "segment.labels") == "truth":
             result.notes.append(f"{path} was trained on ground truth (segment.labels truth), so no confidence uses it")
@@ -96,7 +105,7 @@ class QualityInputs:
             predict = {name: value for name, value in read if not name.startswith("crf")}
             made_by |= {"network": crc_of(path), "predict": predict}
         folders = run / "masks", run / f"cams/{kind}", run / FEATURES
-        return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
+        return cls(*folders, network, background, thresholds, json.dumps(made_by, sort_keys=True))
 
     def features_of(self, item: ImageItem) -> MaskFeatures | None:
         """The cached features of the mask of an image with these tags, from these inputs; None if there are none."""
@@ -233,7 +242,10 @@ def _features(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskF
     factor = min(1.0, LONG_SIDE / max(found.labels.shape))
     size = max(1, round(found.labels.shape[0] * factor)), max(1, round(found.labels.shape[1] * factor))
     if found.cam is not None:
-        cams = tagged_maps(found.cam, item).with_background(inputs.background)
+        cams = tagged_maps(found.cam, item)
+        if inputs.thresholds:
+            cams = cams.resized(size).with_thresholds(inputs.thresholds, inputs.background)
+        cams = cams.with_background(inputs.background)
     if found.image is not None and inputs.network is not None:
         logits = inputs.network.reduced_logits(found.image, size)
     try:

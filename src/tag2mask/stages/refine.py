@@ -20,9 +20,9 @@ from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
+from tag2mask.stages.class_thresholds import class_thresholds
 from tag2mask.stages.refine_inputs import (
     cam_folder,
-    class_thresholds,
     current_items,
     is_stale,
     read_refine_inputs,
@@ -69,7 +69,7 @@ class Refine(Stage):
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The missing masks."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
-        thresholds = class_thresholds(config, run, images)
+        thresholds = class_thresholds(run, images, config.refine)
         is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks", thresholds)
         return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
 
@@ -84,7 +84,7 @@ class Refine(Stage):
         run.record_fingerprint(self, self.fingerprint(config, images))
         whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
-        thresholds = class_thresholds(config, run, images)
+        thresholds = class_thresholds(run, images, config.refine, result)
         if thresholds:
             named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in sorted(thresholds.items()))
             result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")

@@ -1,22 +1,17 @@
 """The inputs of refinement: an image at working size, and its CAMs."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.provenance import cam_origin, is_mask_stale, is_of_image
-from tag2mask.data.cam_files import CamFile, full_resolution, read_cam, read_record
-from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import IGNORED, read_image, read_mask, reduced
+from tag2mask.data.cam_files import CamFile, read_cam, read_record
+from tag2mask.data.images import read_image, reduced
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.refine.masks import ClassMaps
 from tag2mask.runs.batches import readable, sized_batches
@@ -24,12 +19,6 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Schedule
-
-LEAST_BY_HAND = 3
-"""Masks by hand that show a class, from which on they give its threshold; ours."""
-
-THRESHOLDS = np.concatenate([np.arange(1, 11) / 100, np.arange(12, 99, 2) / 100])
-"""The thresholds to choose from; fine near 0, where the best ones of wide classes are. Ours."""
 
 
 @dataclass(frozen=True)
@@ -71,41 +60,6 @@ def require_cams(config: Config, run: RunFolder, schedule: Schedule) -> None:
 
 Thresholds = Mapping[int, float]
 """The threshold of a class's CAM against background, by class id."""
-
-
-def class_thresholds(config: Config, run: RunFolder, images: ImageSet) -> dict[int, float]:
-    """The threshold of each class that at least `LEAST_BY_HAND` masks by hand show: the one with their highest IoU.
-
-    Masks of all splits count. Empty for kinds of CAM with a background, and for methods with a random walk, which has
-    its own level. An image whose mask or CAM cannot be read does not count: whoever refines it reports it.
-    Source: ours.
-    """
-    settings, corrections = config.refine, images.corrections
-    if settings.has_background or settings.walks or not 0 < settings.background_threshold < 1:
-        return {}
-    counts: dict[int, list[npt.NDArray[np.int64]]] = defaultdict(list)
-    for image_id in sorted(corrections.verdicts):
-        with suppress(Tag2maskError):
-            if (path := corrections.mask(image_id)) is not None:
-                cam = read_cam(run / f"cams/{settings.cams}/{image_id}.npz")
-                labels = read_mask(path, size=cam.size)
-                for class_id, own in zip(cam.ids.tolist(), full_resolution(cam), strict=True):
-                    counts[class_id].append(_threshold_counts(own, labels == class_id, labels != IGNORED))
-    found = {}
-    for class_id, own in counts.items():
-        hits, predicted, true = np.sum(own, axis=0)
-        if sum(each[2, 0] > 0 for each in own) >= LEAST_BY_HAND:
-            found[class_id] = float(THRESHOLDS[np.argmax(hits / (predicted + true - hits))])
-    return found
-
-
-def _threshold_counts(
-    cam: npt.NDArray[np.float32], true: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """The pixels of intersection, prediction and truth at each of `THRESHOLDS`: (3, T)."""
-    values, hits = np.sort(cam[counted]), np.sort(cam[true & counted])
-    above = [len(each) - np.searchsorted(each, THRESHOLDS) for each in (hits, values)]
-    return np.stack([*above, np.full(len(THRESHOLDS), len(hits))])
 
 
 def stale(items: Images, cams: Path, targets: Path, thresholds: Thresholds | None = None) -> Images:
@@ -177,7 +131,7 @@ def read_refine_inputs(
             )
         maps, pixels = tagged_maps(cam, item), torch.from_numpy(reduced(image, config.refine.long_side))
         if thresholds:
-            size = (pixels.shape[0], pixels.shape[1])
+            size = cam.size if config.refine.method == "argmax" else (pixels.shape[0], pixels.shape[1])
             maps = maps.resized(size).with_thresholds(thresholds, config.refine.background_threshold)
         return RefineInput(item, pixels, maps, cam.size, origin)
 

@@ -131,7 +131,7 @@ class Train(TrainingStage):
         trained = self.fit(task, config, run, console, result)
         if trained.fitted:
             result.notes.append(
-                f"{trained.fitted} of {trained.steps} steps did not change the network: the tags of their images were "
+                f"{trained.fitted} of {trained.steps} steps did not change the weights: the tags of their images were "
                 f"fitted (classification loss below {task.fitted:.2g}); more steps change little, more images help"
             )
         unlearned = config.train.stop_gradient == "pot" and config.external.consistency_pair == "classifier-pot"

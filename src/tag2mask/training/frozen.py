@@ -159,10 +159,10 @@ def known_background(features: FeatureSet, generator: torch.Generator) -> Tensor
 
     Each is the mean of 3 × 3 cells. Source: ours; a random sample in place of PatchCore's coreset.
     """
-    untagged = np.flatnonzero(~features.tags.any(1)).tolist()
+    untagged = torch.from_numpy(np.flatnonzero(~features.tags.any(1)))
     most = max(1, BACKGROUND_CELLS // max(1, len(untagged)))
     found = [torch.zeros(0, features.read(0).shape[0], dtype=torch.float16)]
-    for index in untagged[:BACKGROUND_CELLS]:
+    for index in untagged[torch.randperm(len(untagged), generator=generator)[:BACKGROUND_CELLS]].tolist():
         cells = local_means(features.read(index)[None])[0].flatten(1).T.half()
         found.append(cells[torch.randperm(len(cells), generator=generator)[:most]])
     return torch.cat(found)

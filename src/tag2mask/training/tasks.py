@@ -132,7 +132,8 @@ def pot_task(
 
     groups = (Group(network.backbone_parameters()), Group(network.head_parameters(), settings.head_lr_multiplier))
     # The side projections have no gradient while the consistency loss is off.
-    fitted = fitted_loss(samples.images.tag_matrix())
+    # External CAMs hold their target; without them, training on only widens CAMs.
+    fitted = fitted_loss(samples.images.tag_matrix()) if external is None else 0.0
     return Task("train", network, samples, groups, losses, may_lack_gradients=True, fitted=fitted)
 
 

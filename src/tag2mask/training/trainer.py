@@ -54,7 +54,7 @@ class Task:
             steps already done.
         may_lack_gradients: whether a step may leave a trainable parameter without a gradient.
         validate: figures of the network, in evaluation mode, for the log.
-        fitted: a batch whose classification loss is below it does not change the network.
+        fitted: a batch whose classification loss is below it does not change the weights.
     """
 
     stage: str
@@ -75,7 +75,7 @@ class TrainingResult:
         resumed_from: the step of the resumed state; 0 without one.
         note: why the weights may differ from those of an uninterrupted training; empty if they do not.
         unreadable: the reason for each image that could not be read; others took its place.
-        fitted: the steps whose batch was fitted, so that they did not change the network.
+        fitted: the steps whose batch was fitted, so that they did not change the weights.
     """
 
     steps: int

@@ -64,8 +64,8 @@ def _shrinking(config: Config, own: int | None) -> Iterator[str]:
     finer = " --network.output_stride 8 makes cells half as large," if stride > FINEST_FEATURE_STRIDE else ""
     yield (
         f"images are {own} pixels long on average and shrunk to cams.long_side {target}, {own / target:.1f} times: one "
-        f"cell of the CAMs covers about {cell} × {cell} pixels, and smaller things get no mask. For "
-        f"those,{finer} --cams.long_side null keeps the size (with --train.augment.long_side to match), or cut the "
+        f"cell of the CAMs covers about {cell} × {cell} pixels; masks of smaller things are misplaced or too large. "
+        f"For those,{finer} --cams.long_side null keeps the size (with --train.augment.long_side to match), or cut the "
         f"images into pieces before you tag them"
     )
 

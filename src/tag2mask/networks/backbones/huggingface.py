@@ -325,7 +325,7 @@ def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> B
     folder = resolve_folder(name, weights=settings.wants_pretrained, notify=notify)
     values = read_model_config(folder)
     weights = folder if settings.wants_pretrained else None
-    build = partial(build_from_config, values, output_stride=settings.output_stride)
+    build = partial(build_from_config, values, output_stride=settings.backbone_stride)
     check_parameters(build, weights)
     backbone = build(folder=weights)
     backbone.mean, backbone.std = read_normalisation(folder, values["model_type"])
@@ -333,7 +333,7 @@ def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> B
 
 
 def _rebuild(architecture: Mapping[str, Any], settings: NetworkSettings) -> Backbone:
-    return build_from_config(architecture["config"], output_stride=settings.output_stride)
+    return build_from_config(architecture["config"], output_stride=settings.backbone_stride)
 
 
 FAMILY = Family(

@@ -252,7 +252,7 @@ def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> R
     if not settings.wants_random:
         path = fetch(IMAGENET[name], notify) if settings.wants_pretrained else path
         state = read_state(path)
-    backbone = ResNet(name, output_stride=settings.output_stride, dilated=dilated)
+    backbone = ResNet(name, output_stride=settings.backbone_stride, dilated=dilated)
     if state is not None:
         fit_weights(backbone, from_deeplab_port(state) if backbone.caffe else state, path, name)
     return backbone
