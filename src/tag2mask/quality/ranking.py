@@ -37,8 +37,8 @@ CLASS_COLUMNS = ("image", "class", "confidence", *FIELDS)
 class Tables:
     """Collects images in any order and writes both tables.
 
-    Images whose confidence is unknown come first, except those without tags and without a network: their mask is
-    background alone, so they come last.
+    Images whose confidence is unknown come first, except those without tags: their mask is background alone, so
+    they come last.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

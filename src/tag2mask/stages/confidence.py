@@ -28,6 +28,7 @@ from tag2mask.quality.estimator import estimate_quality
 from tag2mask.quality.features import MaskFeatures, mask_features, read_features, write_features
 from tag2mask.quality.ranking import IMAGES, QUALITY, Tables, small_masks_sentence
 from tag2mask.refine.settings import RefineSettings
+from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import prefetch_images, reading_workers, run_images
@@ -36,7 +37,6 @@ from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Stage, StagePlan
-from tag2mask.stages.class_thresholds import class_thresholds
 from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
 FEATURES = "confidence/features"

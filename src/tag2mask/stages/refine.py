@@ -13,6 +13,7 @@ from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.masks import refined_masks
+from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
@@ -20,7 +21,6 @@ from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
-from tag2mask.stages.class_thresholds import class_thresholds
 from tag2mask.stages.refine_inputs import (
     cam_folder,
     current_items,
