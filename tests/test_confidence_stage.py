@@ -93,27 +93,27 @@ def test_spoiled_masks_come_first(copied: Path, scenes: Path) -> None:
 
 
 def test_only_changed_masks_are_estimated_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*more: str) -> tuple[int, int]:
+    def counts(*more: str) -> tuple[int, int]:
         capsys.readouterr()
         assert rank(copied, "--json", *more) == 0
         (result,) = json.loads(capsys.readouterr().out)["results"]
         return result["done"], result["skipped"]
 
-    assert told() == (0, 10)  # `run` has done it
+    assert counts() == (0, 10)  # `run` has done it
     before = files_of(copied / "confidence")
     masks = sorted((copied / "masks").rglob("*.png"))
     before_mask = read_mask(masks[0])
     write_mask(masks[0], before_mask, made_from=mask_origin(masks[0]) or "")  # the same, written later
     name = masks[1].relative_to(copied / "masks").with_suffix(".npz")
     (copied / "confidence/features" / name).write_bytes(b"torn")
-    assert told() == (1, 9)
+    assert counts() == (1, 9)
     assert files_of(copied / "confidence") == before
     write_mask(masks[0], before_mask ^ 1, made_from=mask_origin(masks[0]) or "")
-    assert told() == (1, 9)
+    assert counts() == (1, 9)
     masks[2].unlink()
-    assert told() == (0, 9)
+    assert counts() == (0, 9)
     assert len(rows(copied / IMAGES)) == 9
-    assert told("--restart", "confidence") == (9, 0)
+    assert counts("--restart", "confidence") == (9, 0)
     assert main(["confidence", str(copied), "--dry-run", "--json"]) == 0
     (stage,) = json.loads(capsys.readouterr().out)["stages"]
     assert stage["stage"] == "confidence" and stage["lacking"] == 1 and stage["bytes"] > 0
@@ -177,7 +177,7 @@ def test_the_network_is_used_unless_it_was_trained_on_truth(
 ) -> None:
     own = {name: value for name, value in SEGMENT.items() if name.startswith("segment")}
     assert run("segment", scenes, copied, **own) == 0
-    assert (lambda told: (told["done"], told["skipped"]))(result_of(capsys, copied)) == (10, 0)
+    assert (lambda result: (result["done"], result["skipped"]))(result_of(capsys, copied)) == (10, 0)
     classes = rows(copied / CLASSES)
     assert all(0 <= float(row[field]) <= 1 for row in classes for field in NETWORK_FIELDS)
     assert len({row["network_expected"] for row in classes}) > 5  # it looked at each image
@@ -196,8 +196,8 @@ def test_the_network_is_used_unless_it_was_trained_on_truth(
     record = json.loads((copied / "segment/stage.json").read_text())
     record["settings"]["segment.labels"] = "truth"
     (copied / "segment/stage.json").write_text(json.dumps(record))
-    told = result_of(capsys, copied)
-    assert told["done"] == 10 and any("was trained on ground truth" in note for note in told["notes"])
+    result = result_of(capsys, copied)
+    assert result["done"] == 10 and any("was trained on ground truth" in note for note in result["notes"])
     assert all(row[field] == "" for row in rows(copied / CLASSES) for field in NETWORK_FIELDS)
     stored = stored_features(evidence_files(copied)[0])
     assert stored is not None and "network" not in json.loads(json.loads(stored[1])[0])
@@ -215,8 +215,8 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     corrections.write(item.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
     (corrections.folder / f"{items[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
     (corrections.folder / f"{items[-1].id}.json").write_text("no decision")
-    told = result_of(capsys, copied, code=1)
-    assert "run `tag2mask cams` first" in told["failed"][item.id] and items[-1].id in told["failed"]
+    result = result_of(capsys, copied, code=1)
+    assert "run `tag2mask cams` first" in result["failed"][item.id] and items[-1].id in result["failed"]
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
@@ -260,8 +260,8 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
 
 def test_a_split_without_masks_leaves_the_tables(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files_of(copied / "confidence")
-    told = result_of(capsys, copied, "--data.split", "val")
-    assert any("no image has a mask" in note and "is left as it is" in note for note in told["notes"])
+    result = result_of(capsys, copied, "--data.split", "val")
+    assert any("no image has a mask" in note and "is left as it is" in note for note in result["notes"])
     assert files_of(copied / "confidence") == before
 
 
@@ -272,9 +272,9 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     first = next(read_ranking(copied)).image
     Image.new("P", (5, 5)).save(truth / f"{first}.png")
     more = ("--data.masks", str(truth))
-    told = result_of(capsys, copied, *more, code=1)
-    assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
-    assert any("the ranking is not measured" in note and "at least 5 are needed" in note for note in told["notes"])
+    result = result_of(capsys, copied, *more, code=1)
+    assert str(truth / f"{first}.png") in result["failed"][first] and len(rows(copied / IMAGES)) == 10
+    assert any("the ranking is not measured" in note and "at least 5 are needed" in note for note in result["notes"])
     assert not (copied / QUALITY).exists()
     monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
     assert main(["report", str(copied), *more]) == 0
@@ -288,11 +288,11 @@ def test_processes_count_each_image_once(copied: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tag2mask.stages.confidence.process_count", lambda: 2)
     monkeypatch.setattr(together, "gathered", lambda result: [result])
     asked = request(copied)
-    told = together.run_distributed(
+    result = together.run_distributed(
         "confidence", Confidence().do, Confidence.distribution, asked.config, RunFolder(copied), Console(quiet=True)
     )
-    assert (told.done, told.skipped, told.failed) == (10, 0, {})
-    assert not any("--shard" in note for note in told.notes) and len(rows(copied / IMAGES)) == 10
+    assert (result.done, result.skipped, result.failed) == (10, 0, {})
+    assert not any("--shard" in note for note in result.notes) and len(rows(copied / IMAGES)) == 10
 
 
 def test_truth_that_can_be_painted_is_measured_by_at_once(scenes: Path, done: Path, tmp_path: Path) -> None:
@@ -317,15 +317,15 @@ def test_corrected_masks_confirm_or_refute_the_ranking(
     no_truth = ("--data.masks", str(copied / "none"))
     for name in ids[::2]:
         write_mask(path := copied / f"masks/{name}.png", np.roll(read_mask(path), (32, 32), axis=(0, 1)))
-    told = result_of(capsys, copied, *no_truth)
+    result = result_of(capsys, copied, *no_truth)
     before = files_of(copied / "confidence")
     corrections = CorrectionsFolder(
         copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes
     )
     for name in ids[:9]:
         corrections.write(name, Decision.now("corrected"), read_mask(scenes / f"masks/{name}.png"))
-    told = result_of(capsys, copied, *no_truth)
-    assert any("the ranking is not measured: 9 images" in note for note in told["notes"])
+    result = result_of(capsys, copied, *no_truth)
+    assert any("the ranking is not measured: 9 images" in note for note in result["notes"])
     assert [each.confidence for each in read_ranking(copied)] == [
         float(row["confidence"]) for row in csv.DictReader(before["images.csv"].decode().splitlines())
     ]
@@ -336,8 +336,8 @@ def test_corrected_masks_confirm_or_refute_the_ranking(
     for number, name in enumerate(ids):  # the other half is right
         own = read_mask(copied / f"masks/{name}.png")
         corrections.write(name, Decision.now("corrected"), own if number % 2 == 0 else np.roll(own, (32, 32), (0, 1)))
-    told = result_of(capsys, copied, *no_truth)
-    assert any("the ranking is not reliable and the confidence of every image is unknown" in n for n in told["notes"])
+    result = result_of(capsys, copied, *no_truth)
+    assert any("the ranking is not reliable and the confidence of every image is unknown" in n for n in result["notes"])
     assert json.loads((copied / QUALITY).read_text())["ranks"] is False
     ranked = rows(copied / IMAGES)
     assert [row["image"] for row in ranked] == ids and {row["reason"] for row in ranked} == {"ranking not reliable"}
