@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import compare
 import confidence
-import data_sets
 import defects
 import error_bars
 import maps
+import method_table
 import methods
 import picture
 import wrong_tags
@@ -163,7 +163,7 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
     both = ",".join(map(str, runs))
     words = ["table", f"animals:train={both}+{both}", f"animals:val={both}"]
     words += ["--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "table"), "--final-only"]
-    data_sets.main(words)
+    method_table.main(words)
     result = json.loads((tmp_path / "table.json").read_text())
     assert set(result) == {"minutes", "animals train", "animals val"}
     for split, own in (("train", 1), ("val", 0)):
@@ -177,15 +177,15 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
         assert len(kept_there) == 8
     before = (tmp_path / "table.md").read_text()
     monkeypatch.delattr(maps, "image_maps")
-    data_sets.main(words)
+    method_table.main(words)
     assert (tmp_path / "table.md").read_text() == before
     save_network(runs[0] / "train/network.safetensors", build_network(settings, classes, seed=7))
     with pytest.raises(SystemExit, match="maps of another network"):
-        data_sets.main(words)
+        method_table.main(words)
     monkeypatch.undo()
     # The search: the loss of each setting against the data set's best.
     words = ["search", f"animals:train={runs[1]}", f"animals:val:train={runs[1]}", "--axes", "classifier"]
-    data_sets.main([*words, "--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "search")])
+    method_table.main([*words, "--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "search")])
     found = json.loads((tmp_path / "search.json").read_text())["classifier"]
     rows = [line.split("|")[2:-1] for line in (tmp_path / "search.md").read_text().splitlines()[2:]]
     best = {

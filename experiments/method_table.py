@@ -1,7 +1,7 @@
 """The methods on several data sets by one command, from trained networks, as JSON and Markdown.
 
-python experiments/data_sets.py table  NAME[:SPLIT[:WITHOUT]]=RUN[,RUN…][+SINGLE[,SINGLE…]] … --maps MAPS --out OUT
-python experiments/data_sets.py search NAME[:SPLIT[:WITHOUT]]=RUN … --maps MAPS --out OUT
+python experiments/method_table.py table  NAME[:SPLIT[:WITHOUT]]=RUN[,RUN…][+SINGLE[,SINGLE…]] … --maps MAPS --out OUT
+python experiments/method_table.py search NAME[:SPLIT[:WITHOUT]]=RUN … --maps MAPS --out OUT
 
 Each entry is a data set: its name, a split (that of RUN by default) without the images of another one, and run folders
 with a trained network, one per training seed. RUN gives data, scales, settings of POT and the classes of the mIoU.
