@@ -17,33 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.inference import resize_long_side
+from tag2mask.cams.inference import image_maps, resize_long_side
 from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import DataSettings
-from tag2mask.networks import NetworkSettings, build_network
+from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.cell_classifier import CellClassifier
 from tag2mask.pot import PotSettings
 from tag2mask.training.frozen import FeatureSet, train_classifier
 from tag2mask.training.settings import TrainSettings
 
-LONG_SIDE, STRIDE, BANK, NEIGHBOURS = 512, 8, 6000, 3
-TAG_STAGES, NOVELTY_STAGES = (2, 4, 8, 11), (4, 8, 11)
+LONG_SIDE, STAGES = 512, (2, 4, 8, 11)
 
 Score = Callable[[ImageItem, int], Tensor]
 """The score (h, w) of a class id in an image."""
-
-
-def joint(stages: dict[int, Tensor], chosen: tuple[int, ...], *, pool: bool) -> Tensor:
-    """The chosen stages on one grid, (D, h, w), unit length; ``pool`` takes means of 3 × 3 cells first."""
-    size = [int(side) for side in stages[4].shape[2:]]
-    parts = []
-    for stage in chosen:
-        part = stages[stage].float()
-        part = F.normalize(F.avg_pool2d(part, 3, 1, 1, count_include_pad=False) if pool else part, dim=1)
-        parts.append(F.interpolate(part, size=size, mode="bilinear", antialias=True))
-    return F.normalize(torch.cat(parts, 1), dim=1)[0]
 
 
 def best_iou(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.bool_]) -> float:
@@ -62,19 +50,14 @@ def otsu(values: npt.NDArray[np.float32]) -> float:
     return float(centres[between.argmax()])
 
 
-def features_of(images: ImageSet, backbone: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """The features of each image for tags and for novelty, float16."""
-    network = build_network(NetworkSettings(backbone=backbone, out_indices=TAG_STAGES), images.classes, seed=0).eval()
+def features_of(images: ImageSet, network: PotNetwork) -> dict[str, Tensor]:
+    """The joint feature of each image, float16 (D, h, w), at one scale."""
     found = {}
     for item in images.items:
-        pixels = torch.from_numpy(np.asarray(read_image(item.path)).copy()).permute(2, 0, 1)[None].float() / 255
-        with torch.no_grad():
-            maps = network.backbone(network.normalise(resize_long_side(pixels, LONG_SIDE), None))
-        stages = {stage: maps[stage] for stage in TAG_STAGES}
-        found[item.id] = (
-            joint(stages, TAG_STAGES, pool=False).half(),
-            joint(stages, NOVELTY_STAGES, pool=True).half(),
-        )
+        pixels = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
+        tags = torch.from_numpy(images.tag_matrix([item]))
+        maps = image_maps(network, resize_long_side(pixels, LONG_SIDE), tags, scales=[1.0], flip=False)
+        found[item.id] = maps.features[0].half()
     return found
 
 
@@ -95,29 +78,19 @@ def main() -> None:
     train, val = (
         open_images(DataSettings(root=options.root, masks=options.masks, split=split)) for split in ("train", "val")
     )
-    features = features_of(train, options.net) | features_of(val, options.net)
+    settings = NetworkSettings(backbone=options.net, freeze=True, output_stride=8, out_indices=STAGES)
+    network = build_network(settings, train.classes, seed=0).eval()
+    features = features_of(train, network) | features_of(val, network)
+    data = FeatureSet(lambda index: features[train.items[index].id], train.tag_matrix())
+    on_tags = TrainSettings(steps=300, batch_size=64, learning_rate=1e-2, consistency_weight=0.0)
+    train_classifier(network, data, on_tags, PotSettings(), seed=0)
 
-    network = build_network(NetworkSettings(backbone=options.net, freeze=True), train.classes, seed=0)
-    network.classifier = classifier = CellClassifier(features[train.items[0].id][0].shape[0], len(train.classes))
-    settings = TrainSettings(steps=300, batch_size=64, learning_rate=1e-2, consistency_weight=0.0)
-    train_classifier(
-        network,
-        FeatureSet(lambda index: features[train.items[index].id][0], train.tag_matrix()),
-        settings,
-        PotSettings(),
-        seed=0,
-    )
-    good = torch.cat([features[item.id][1].flatten(1).T for item in train.items if not item.tags])
-    bank = good[torch.randperm(len(good), generator=torch.Generator().manual_seed(0))[:BANK]].float()
-
-    @torch.no_grad()
     def tags(item: ImageItem, class_id: int) -> Tensor:
-        return classifier.maps(features[item.id][0][None].float())[0, class_id - 1].sigmoid()
+        return network.classified(features[item.id][None].float()).cams[0, class_id - 1].detach()
 
     def novelty(item: ImageItem, class_id: int) -> Tensor:
-        cells = features[item.id][1].float()
-        near = (cells.flatten(1).T @ bank.T).topk(NEIGHBOURS, dim=1).values
-        return (1 - near.mean(1)).view(cells.shape[1:])
+        assert isinstance(network.classifier, CellClassifier)
+        return network.classifier.novelty(features[item.id][None].float())[0]
 
     def both(item: ImageItem, class_id: int) -> Tensor:
         return tags(item, class_id) * novelty(item, class_id)

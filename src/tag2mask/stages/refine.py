@@ -86,7 +86,7 @@ class Refine(Stage):
         mine = current_items(whole, cams, result)
         thresholds = class_thresholds(run, images, config.refine, result)
         if thresholds:
-            named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in sorted(thresholds.items()))
+            named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in thresholds.items())
             result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")
         todo = stale(mine, cams, run / "masks", thresholds)
         result.skipped = len(mine) - len(todo)
