@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel
 from run_tiny import BACKBONE, Capture, run
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data.cam_files import read_cam
+from tag2mask.data.cam_files import full_resolution, read_cam
+from tag2mask.data.images import read_mask
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network, save_network
 from tag2mask.networks.cell_classifier import CellClassifier, image_logits, local_means
 from tag2mask.pot import PotSettings, normalised_cams
@@ -276,14 +277,19 @@ def test_anomaly_cams_are_those_of_the_classifier_times_novelty(
     assert isinstance(network.classifier, CellClassifier) and network.background_cells > 20
     assert run("cams", scenes, out, **kinds, data__tags=str(tags)) == 0
     assert run("refine", scenes, out, **kinds, data__tags=str(tags)) == 0
-    for path in sorted((out / "cams/anomaly").rglob("*.npz"))[:4]:
+    tagged = [path for path in sorted((out / "cams/anomaly").rglob("*.npz")) if len(read_cam(path).ids)][:4]
+    assert len(tagged) == 4
+    for path in tagged:
         name = path.relative_to(out / "cams/anomaly")
         found, classifier = read_cam(path), read_cam(out / "cams/classifier" / name)
         with np.load(out / "features" / name) as arrays:
             novelty = network.classifier.novelty(torch.from_numpy(arrays["features"])[None].float())[0].numpy()
         expected = classifier.cams.astype(np.float32) * novelty
         expected /= expected.max((1, 2), keepdims=True, initial=1e-9) + 1e-5
-        assert found.ids.tolist() == classifier.ids.tolist() and np.abs(found.cams - expected).max(initial=0) < 2e-3
+        assert found.ids.tolist() == classifier.ids.tolist() and np.abs(found.cams - expected).max() < 2e-3
+        level = np.full((1, *found.size), 0.3, dtype=np.float32)
+        labels = np.array([0, *found.ids])[np.concatenate([level, full_resolution(found)]).argmax(0)]
+        assert (read_mask(out / "masks" / name.with_suffix(".png")) == labels).all()
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def _assert_page_and_ranking(run: Path) -> None:
     assert len(list((run / "masks").glob("*.png"))) == 2 * EACH
     with (run / "confidence/images.csv").open(encoding="utf-8") as file:
         confidence = [float(row["confidence"] or -1) for row in csv.DictReader(file)]  # unknown ones first
-    assert len(confidence) == 2 * EACH and confidence == sorted(confidence)
+    assert len(confidence) == 2 * EACH and confidence == sorted(confidence) and confidence[-1] > 0
 
 
 def _assert_coco(folder: Path, decided: dict[str, Mask | None]) -> None:
