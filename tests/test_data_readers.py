@@ -2,9 +2,11 @@
 
 import csv
 import io
+import ntpath
 import pickle
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +171,23 @@ def test_no_path_escapes(name: str) -> None:
             parts.append(part)
     # Going up out of the root and down again can only end inside by naming the root's own folders, which are not drawn.
     assert inside == (None if climbed < 0 or not parts else "/".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        (r"cat\one.jpg", "cat/one.jpg"),
+        ("cat/one.jpg", "cat/one.jpg"),
+        (r"C:\data\cat\one.jpg", "cat/one.jpg"),
+        (r"D:\data\cat\one.jpg", None),
+        (r"\\server\data\one.jpg", None),
+        (r"..\one.jpg", None),
+        (r"C:\data2\one.jpg", None),
+    ],
+)
+def test_paths_of_windows_below_a_root(name: str, below: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tag2mask.data.readers.image_paths.os", SimpleNamespace(path=ntpath, sep=ntpath.sep))
+    assert path_inside(name, r"C:\data") == below
 
 
 WORDS = (

@@ -1,5 +1,7 @@
 """Conditions that are rare and foreseeable: no permission, vanished folders, closed pipes, other encodings."""
 
+import _pyio
+import io
 import json
 import os
 import shutil
@@ -13,7 +15,7 @@ import pytest
 
 from run_tiny import TINY_WORDS, Capture, run, words
 from tag2mask.cli import main
-from tag2mask.core.files import TEMPORARY_PREFIX, temporary_name
+from tag2mask.core.files import TEMPORARY_PREFIX, temporary_name, write_text
 from tag2mask.core.machine_errors import system_error
 from tag2mask.export import onnx
 from tag2mask.runs.lock import run_lock
@@ -129,6 +131,13 @@ def test_any_locale_gets_whole_help_and_json(scenes: Path, tmp_path: Path) -> No
         done = subprocess.run([*PROGRAM, *arguments], env=environment, capture_output=True, timeout=200)
         assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.decode())["root"].endswith("städte…")
+
+
+def test_tables_have_the_same_line_ends_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    monkeypatch.setattr(io, "open", _pyio.open)  # the one in C writes the ends of its own system
+    write_text(tmp_path / "images.csv", "image,tags\r\none.jpg,cat\n")
+    assert (tmp_path / "images.csv").read_bytes() == b"image,tags\r\none.jpg,cat\n"
 
 
 def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -807,14 +807,14 @@ def test_the_key_is_no_word_of_the_browsers_command(run: Path, monkeypatch: pyte
 
     def serve(server: Server) -> None:
         (path,) = opened
-        assert path.stat().st_mode & 0o777 == 0o600 and server.address in path.read_text(encoding="utf-8")
+        assert path.parent.stat().st_mode & 0o777 == 0o700 and server.address in path.read_text(encoding="utf-8")
         assert urlsplit(server.address).path.strip("/") not in str(path)
         server.close()
 
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(Path(urlsplit(address).path)) or True)
     monkeypatch.setattr(Server, "serve", serve)
     assert main(["review", str(run), "--open"]) == 0
-    assert not opened[0].exists()
+    assert not opened[0].parent.exists()
 
 
 def test_a_run_whose_name_is_no_utf_8(page: Page) -> None:

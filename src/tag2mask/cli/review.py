@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from html import escape
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from tag2mask.cli.console import errors, output, say
 from tag2mask.cli.invocation import Invocation
@@ -92,9 +92,13 @@ def _print(call: Invocation, sentence: str, session: Session, **more: object) ->
 @contextmanager
 def _opened(address: str) -> Iterator[None]:
     """Open the browser with a file that redirects: other users can see the arguments of a command, so no key there."""
-    with NamedTemporaryFile("w", prefix="tag2mask-review-", suffix=".html", encoding="utf-8") as file:  # mode 0600
-        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>…</title>')
-        file.flush()
-        if not webbrowser.open(Path(file.name).absolute().as_uri()):
+    # Of mode 0700. Not a file that stays open: no other program can open one on Windows.
+    with TemporaryDirectory(prefix="tag2mask-review-") as folder:
+        page = Path(folder) / "review.html"
+        page.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>…</title>',
+            encoding="utf-8",
+        )
+        if not webbrowser.open(page.absolute().as_uri()):
             say(errors(), "no browser could be opened; open the address yourself")
         yield

@@ -175,6 +175,6 @@ class Writer(ABC):
             else:
                 target.symlink_to(record.image.resolve())
         except OSError as error:
-            remedy = "; --images copy also works between disks" if self.images == "link" else ""
+            remedy = "" if self.images == "copy" else "; --images copy needs no links"
             message = f"{record.image} could not be placed at {target.name} ({error.strerror}){remedy}"
             raise Tag2maskError(message) from error
