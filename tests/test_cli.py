@@ -1,6 +1,7 @@
 """The command line: wrong use exits 2 with a line that helps, and never a traceback."""
 
 import errno
+import os
 import re
 import shlex
 import subprocess
@@ -160,6 +161,20 @@ def test_what_needs_no_torch_does_not_load_it(words: list[str]) -> None:
     program = "import sys; from tag2mask.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_threads_that_wait_leave_the_cores_to_others(tmp_path: Path) -> None:
+    words = ["demo", "--quick", "--out", str(tmp_path / "run"), "--dry-run"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for asked, policy in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tag2mask", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**environment, **asked, "OMP_DISPLAY_ENV": "true"},
+        )
+        assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.sections])

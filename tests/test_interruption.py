@@ -25,6 +25,7 @@ KILLS = 20
 ALL_STAGES = {
     "scenes.train": "14",
     "scenes.val": "4",
+    "scenes.size": "96",
     "train.steps": "8",
     "train.batch_size": "4",
     "refine.method": "irn+crf",

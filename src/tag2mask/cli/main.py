@@ -49,6 +49,9 @@ def script() -> NoReturn:
     """Run the command line and end the process."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: JSON and YAML have to be whole
+    # Read when torch is loaded. Threads that wait for each other in a loop take the cores from other programs, which
+    # they then wait for: on busy cores, four times the CPU time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = main()
     if "tag2mask.core.distributed" not in sys.modules:  # torch was not loaded
         sys.exit(code)

@@ -45,7 +45,7 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
     """Run all stages on generated scenes.
 
     Args:
-        quick: a tiny demo, in under a minute
+        quick: smaller scenes and a shorter training, in about a minute
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     if call.dry_run:
