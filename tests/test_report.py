@@ -79,7 +79,7 @@ def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, ImageSet, Page
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "action", "data", "srcset"):
             assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
-        assert "url(" not in attributes.get("style", "").replace("url(data:image/webp;base64,", "")
+        assert "url(" not in attributes.get("style", "").replace("url(data:image/jpeg;base64,", "")
     assert not re.search(r"https?://|@import", page.source)
 
 

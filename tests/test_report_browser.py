@@ -1,5 +1,6 @@
 """The page in Chromium: it opens without an error, filters, enlarges, and fits a narrow screen."""
 
+import base64
 from collections.abc import Iterator
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_picture_is_drawn(page: webdriver.Chrome) -> None:
     assert page.execute_script(broken) == 0
     assert page.execute_script("return document.images.length") > 6 * 6
     base = page.find_element(By.CSS_SELECTOR, ".base")
-    assert "data:image/webp" in base.value_of_css_property("background-image")
+    assert "data:image/jpeg" in base.value_of_css_property("background-image")
 
 
 def test_heat_and_opacity(page: webdriver.Chrome) -> None:
@@ -99,6 +100,18 @@ def test_the_page_fits_the_screen(page: webdriver.Chrome, width: int) -> None:
     root = page.find_element(By.TAG_NAME, "html")
     assert root.get_property("scrollWidth") == root.get_property("clientWidth")
     assert len(_shown(page)) == len(IDS)
+
+
+def test_a_print_keeps_the_pictures_whole_and_small(page: webdriver.Chrome) -> None:
+    """A filter would rasterise every picture. A letter page is 740 × 980 CSS pixels within its margins."""
+    pdf = base64.b64decode(page.print_page())
+    assert pdf.count(b"/DCTDecode") == len(IDS)  # each image once, as the JPEG of the page
+    assert len(pdf) < 2 * len(page.page_source)
+    _width(page, 740)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    for block in page.find_elements(By.CSS_SELECTOR, ".card, .chart"):
+        assert block.value_of_css_property("break-inside") == "avoid" and block.size["height"] < 980
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def _width(driver: webdriver.Chrome, width: int) -> None:
