@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.cams.kinds import KINDS
-from tag2mask.data import ImageItem, ImageSet, read_mask
+from tag2mask.data import ImageItem, ImageSet, class_colour, css, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.images import IGNORED
 from tag2mask.quality.ranking import RankedImage
 from tag2mask.report import pictures
-from tag2mask.report.pictures import class_colour, css, shades
+from tag2mask.report.pictures import shades
 from tag2mask.report.ranking import Notice, Selected, attempt, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
 

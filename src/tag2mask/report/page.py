@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import read_json, write_text
-from tag2mask.data import ImageSet
+from tag2mask.data import ImageSet, class_colour, css
 from tag2mask.quality.ranking import Ranking
 from tag2mask.report.charts import EDGE_LOSSES, TRAIN_LOSSES, Chart, draw, log_charts, sweep_charts
 from tag2mask.report.figures import Split, cam_thresholds, read_log, read_splits
 from tag2mask.report.gallery import Gallery
 from tag2mask.report.low_confidence import draw_least_certain, quality_sentence
-from tag2mask.report.pictures import class_colour, css, heat_colours
+from tag2mask.report.pictures import heat_colours
 from tag2mask.report.ranking import Selection, attempt, select
 from tag2mask.report.settings import ReportSettings
 
