@@ -14,7 +14,7 @@ from PIL import Image
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run, write_ranking
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
-from tag2mask.data import ImageSet, write_mask
+from tag2mask.data import ImageSet, read_mask, write_mask
 from tag2mask.prediction.predictor import SEGMENT_NETWORK
 from tag2mask.quality.ranking import CLASSES as CLASSES_TABLE
 from tag2mask.quality.ranking import IMAGES, QUALITY
@@ -201,6 +201,13 @@ def test_files_are_linked_relative_to_the_page(built: tuple[Path, ImageSet, Page
     run, _, page = built
     linked = [attributes["href"] for tag, attributes in page.elements if tag == "a" and attributes["href"][0] != "#"]
     assert len(linked) == 2 * len(IDS) and all((run / unquote(address)).is_file() for address in linked)
+
+
+def test_a_prediction_is_a_picture_of_its_image(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path)
+    write_mask(run / "predictions/val/e.png", read_mask(run / "masks/e.png"))
+    page = Page(write_report(run, images, SMALL))
+    assert len(page.of("prediction")) == 1 and "predictions/val/e.png" in [each.get("href") for _, each in page.elements]
 
 
 def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:

@@ -50,9 +50,12 @@ def class_rows(images: ImageSet, ranked: Sequence[RankedClass]) -> list[ClassRow
     for item in images.items:
         tagged.update(item.tags)
         decided.update(item.tags if item.id in verdicts else ())
+    by_name: dict[str, list[RankedClass]] = {name: [] for name in images.classes}
+    for each in ranked:
+        by_name.get(each.class_name, []).append(each)
     rows = []
     for class_id, name in enumerate(images.classes, 1):
-        own = [each for each in ranked if each.class_name == name]
+        own = by_name[name]
         count = len(own) if ranked else tagged[class_id]
         if not count:
             continue
@@ -97,7 +100,9 @@ def next_commands(run: Path) -> list[tuple[str, str]]:
 
 
 def link(path: Path, run: Path) -> str:
-    """The address of a file, relative to the page."""
+    """The address of a file, relative to the page if it is on the same drive."""
+    if path.resolve().drive != run.resolve().drive:
+        return path.resolve().as_uri()
     return quote(os.fsencode(Path(os.path.relpath(path, run.resolve())).as_posix()))
 
 
