@@ -207,7 +207,8 @@ def test_a_prediction_is_a_picture_of_its_image(tmp_path: Path) -> None:
     run, images = build_run(tmp_path)
     write_mask(run / "predictions/val/e.png", read_mask(run / "masks/e.png"))
     page = Page(write_report(run, images, SMALL))
-    assert len(page.of("prediction")) == 1 and "predictions/val/e.png" in [each.get("href") for _, each in page.elements]
+    assert len(page.of("prediction")) == 1
+    assert "predictions/val/e.png" in [attributes.get("href") for _, attributes in page.elements]
 
 
 def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:
