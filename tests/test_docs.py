@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import tag2mask
+from run_tiny import TINY_WORDS
 from segmenters import TinySegmenter
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
@@ -114,27 +116,36 @@ def _python(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_readme_runs(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    network = build_network(NetworkSettings(backbone="resnet18", weights="none"), ("cat", "dog"), seed=0)
-    save_network(tmp_path / "runs/mine/train/network.safetensors", network)
+    for number, name in enumerate(("cat/one", "cat/two", "dog/three")):  # the folder that the README shows
+        target = tmp_path / f"images/{name}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy(scenes / f"train/000{number}.jpg", target)
+    assert main(["run", "images", "--out", "runs/mine", *TINY_WORDS]) == 0  # small settings, which the next call keeps
     (code,) = _python("../README.md")
     names: dict[str, object] = {}
     exec(code, names)
-    result = names["result"]
-    assert tuple(result.cams.shape) == (1, 3, 14, 20)
-    assert tuple(result.plan.shape) == (1, 280, 6)
-    assert tuple(result.allocation.shape) == (1, 14, 20)
+    assert names["cat"].any() in (True, False) and names["cat"].dtype == bool
+    assert Image.open("least-certain.png").size == (64, 64)
+    listed = tag2mask.run(["images/cat/one.jpg"], [["cat"]], out="runs/a", quiet=True, config="runs/mine/config.yaml")
+    assert [(image.id, image.tags) for image in listed] == [("one", ("cat",))]
 
 
-def test_the_python_for_researchers_runs() -> None:
-    (code,) = _python("quickstart-research.md")
+def test_the_python_for_researchers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = build_network(NetworkSettings(backbone="resnet18", weights="none"), ("cat", "dog"), seed=0)
+    save_network(tmp_path / "runs/mine/train/network.safetensors", network)
     names: dict[str, object] = {}
-    exec(code, names)
-    mine = names["mine"]
+    for code in _python("quickstart-research.md"):
+        exec(code, names)
+    mine, result = names["mine"], names["result"]
     assert tuple(mine.cams.shape) == (2, 6, 20, 30)
     assert tuple(mine.plan.shape) == (2, 600, 6)
     assert mine.transport.converged.dtype == torch.bool
+    assert tuple(result.cams.shape) == (1, 3, 14, 20)
+    assert tuple(result.plan.shape) == (1, 280, 6)
+    assert tuple(result.allocation.shape) == (1, 14, 20)
 
 
 @pytest.mark.extra

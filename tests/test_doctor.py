@@ -17,6 +17,7 @@ from tag2mask.doctor import diagnosis, machine
 from tag2mask.doctor.diagnosis import needs
 from tag2mask.doctor.findings import Finding, Requirements, Weights
 from tag2mask.doctor.machine import PROGRAMS, Probe, probe
+from tag2mask.runs.config import Config
 
 TORCH = Probe(True, {"cuda": None, "hip": None, "gpus": [], "threads": 2})
 SOUND = {name: TORCH if name == "torch" else Probe(True) for name in PROGRAMS}
@@ -25,7 +26,7 @@ SOUND = {name: TORCH if name == "torch" else Probe(True) for name in PROGRAMS}
 @pytest.fixture
 def well(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which every import works, with memory to spare."""
-    monkeypatch.setattr(diagnosis, "probe_all", lambda names: {name: SOUND[name] for name in names})
+    monkeypatch.setattr(diagnosis, "Probes", lambda names: {name: SOUND[name] for name in PROGRAMS})
     monkeypatch.setattr(diagnosis, "memory", lambda: (64_000_000_000, 60_000_000_000))
 
 
@@ -66,7 +67,7 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     config.write_text("network:\n  backbone: resnet34\n")
     told = ask(capsys, 0, "--config", str(config))
     state, what, remedy = stage(told, "train")
-    assert state == "warning" and "weights of resnet34 (83.3 MiB) are downloaded" in what
+    assert state == "download" and "weights of resnet34 (83.3 MiB) are downloaded" in what
     assert f"{tmp_path}/hub/checkpoints/resnet34-b627a593.pth" in remedy
     file = tmp_path / "hub/checkpoints/resnet34-b627a593.pth"
     file.parent.mkdir(parents=True)
@@ -76,6 +77,24 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     assert stage(told, "train")[0] == "missing" and not told["sound"]
     told = ask(capsys, 0, "--network.backbone", "nobody/no-such-model", "--network.weights", "none")
     assert "hf download nobody/no-such-model" in stage(told, "train")[2]
+
+
+def test_each_line_is_shown_when_it_is_known(well: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown: list[str] = []
+    asked: dict[str, int] = {}
+
+    class Slow:
+        def __init__(self, names: object) -> None: ...
+
+        def __getitem__(self, name: str) -> Probe:
+            asked.setdefault(name, len(shown))
+            return SOUND[name]
+
+    monkeypatch.setattr(diagnosis, "Probes", Slow)
+    found = diagnosis.diagnose(Config, tmp_path, shown.append)
+    assert any("disk of" in line for line in shown[: asked["torch"]]), "what needs no torch does not wait for it"
+    assert any(line.split()[:2] == ["refine", "ok"] for line in shown[: asked["onnx"]])
+    assert "after a download for train, segment" in found.verdict()
 
 
 def test_a_broken_torch_is_reported_with_its_remedy(tmp_path: Path) -> None:
@@ -135,7 +154,7 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = {name: Probe(False, reason=f"No module named '{name}'") for name in ("onnx", "tensorboard", "webdataset")}
-    monkeypatch.setattr(diagnosis, "probe_all", lambda names: {name: (SOUND | gone)[name] for name in names})
+    monkeypatch.setattr(diagnosis, "Probes", lambda names: SOUND | gone)
     monkeypatch.setattr(diagnosis, "memory", lambda: (4_000_000_000, 3_000_000_000))
     told = ask(capsys, 0)
     assert "3.0 GB of memory free, about 6.0 GB wanted" in stage(told, "train")[1]
@@ -147,12 +166,12 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
 
 def test_gpus_and_what_cannot_be_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = Probe(True, TORCH.values | {"cuda": "12.8", "gpus": [["H200", 140e9, 130e9, True]]})
-    known = machine.facts(gpu, tmp_path)
+    known = machine.devices(gpu)
     assert known["GPU 0"] == "H200, 140.0 GB, 130.0 GB free, bf16 yes" and "CUDA 12.8" in known["torch"]
     monkeypatch.setattr(machine, "memory", lambda: (None, None))
     monkeypatch.setattr(machine, "cores", lambda: None)
     monkeypatch.setattr(machine, "disk_free", lambda folder: None)
-    known = machine.facts(Probe(None, reason="it took too long"), tmp_path)
+    known = machine.facts(tmp_path) | machine.devices(Probe(None, reason="it took too long"))
     assert known["memory"] == "unknown, unknown free" and known["GPU"] == "unknown"
     assert known["processor cores"] == "unknown"
 

@@ -90,7 +90,7 @@ def test_an_overlay_shows_the_image_where_there_is_background(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "load_segmentation_network", lambda path: by_brightness())
-    monkeypatch.setattr(stage, "OVERLAY_SIDE", 30)
+    monkeypatch.setattr("tag2mask.report.pictures.OVERLAY_SIDE", 30)
     split = np.zeros((40, 60, 3), dtype=np.uint8)
     split[:, 30:] = 255
     Image.fromarray(split).save(tmp_path / "photos/p0.png")

@@ -352,6 +352,9 @@ def test_one_line_from_a_checkpoint_to_a_mask(tmp_path: Path, monkeypatch: pytes
         asked.append(path)
         return by_brightness()
 
+    for name in ("n.safetensors", "segment/network.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     monkeypatch.setattr("tag2mask.prediction.predictor.load_segmentation_network", reader)
     assert tag2mask.load(tmp_path / "n.safetensors", device="cpu").predict(tmp_path / "a.png").shape == (12, 16)
     assert isinstance(tag2mask.load(tmp_path, "cpu"), tag2mask.Predictor)

@@ -246,7 +246,7 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, cap
     assert main(["run", *data, "--out", run, *TINY_WORDS]) == 0
     assert "--data.negatives good makes these images without tags" in capsys.readouterr().err
     assert "--data.negatives good" in (tmp_path / "run/report.html").read_text()
-    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "good", "pit"]
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == {"bird": 1, "good": 2, "pit": 3}
     masks = {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
     plant(tmp_path / "data", {"cat/1.png": IMAGE})  # sorts between the others: every id after it moves
     export = ["export", "coco", run, "--out", str(tmp_path / "coco")]
@@ -268,11 +268,21 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, cap
     assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TINY_WORDS]) == 0
     assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
     assert main(["run", *data, "--out", run, *TINY_WORDS, "--restart", "train"]) == 0
-    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == {
+        "bird": 1,
+        "cat": 2,
+        "good": 3,
+        "pit": 4,
+    }
     assert main(export) == 0
     (tmp_path / "run/classes.json").unlink()  # as in a run folder from before there was such a file
     order = ["--data.classes", "pit,good,cat,bird"]
     assert main([*export, *order, "--overwrite"]) == 2
     assert "the same in another order" in capsys.readouterr().err
     assert main(["evaluate", run, *data]) == 0
-    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == {
+        "bird": 1,
+        "cat": 2,
+        "good": 3,
+        "pit": 4,
+    }

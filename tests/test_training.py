@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from run_tiny import BACKBONE
-from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.errors import Interrupted, Tag2maskError, UsageError
 from tag2mask.data import AugmentSettings, DataSettings, ImageSet, open_images
 from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
@@ -21,7 +21,7 @@ from tag2mask.pot import PotSettings
 from tag2mask.training import tasks
 from tag2mask.training import trainer as engine
 from tag2mask.training.batches import DrawOrder
-from tag2mask.training.checkpointing import Interrupted, load_state
+from tag2mask.training.checkpointing import load_state
 from tag2mask.training.settings import SegmentSettings, TrainSettings
 from tag2mask.training.tasks import objective, pot_task
 from tag2mask.training.trainer import TrainingResult, train_network

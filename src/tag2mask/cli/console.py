@@ -22,9 +22,9 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
 class Terminal(Console):
     """A console that prints names as text: markup and control characters in them have no effect."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        """Write to standard output, or to standard error."""
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        """Write to standard output, to standard error, or not at all."""
+        super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape control characters; rich passes every text through here, including the cells of tables."""
@@ -36,9 +36,9 @@ def output() -> Console:
     return Terminal()
 
 
-def errors() -> Console:
-    """The current standard error."""
-    return Terminal(stderr=True)
+def errors(*, quiet: bool = False) -> Console:
+    """The current standard error; ``quiet``: nothing is shown."""
+    return Terminal(stderr=True, quiet=quiet)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -54,15 +54,15 @@ def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
     print(text)
 
 
-def show_result(console: Console, result: StageResult) -> None:
-    """Print the counts of a stage, its notes, and the first five failures."""
+def show_result(console: Console, result: StageResult, failures: Console) -> None:
+    """Print the counts of a stage and its notes to a console, and the first five failures to another."""
     say(console, result.sentence())
     for note in result.notes:
         say(console, f"  {note}")
     for reason in list(result.failed.values())[:5]:
-        say(console, f"  failed: {reason}", style="red")
+        say(failures, f"  failed: {reason}", style="red")
     if len(result.failed) > 5:
-        say(console, f"  and {len(result.failed) - 5} more, all in --json", style="red")
+        say(failures, f"  and {len(result.failed) - 5} more, all in --json", style="red")
 
 
 def figures_table(metrics: Metrics) -> Table:

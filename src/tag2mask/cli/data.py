@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask.cli.console import errors, output, print_json, say
+from tag2mask.cli.console import output, print_json, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run, with_data
 from tag2mask.runs.run_folder import RunFolder
@@ -33,7 +33,7 @@ def tags(
     if call.dry_run:
         say(output(), f"would write {table} for the images below {photos}")
         return 0
-    return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, errors())])
+    return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, call.console)])
 
 
 @one_process
@@ -52,10 +52,10 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
         own = call.on_top_of(run.path)
         data_settings = replace(call.config.data, classes=call.config.data.classes or own.data.classes)
         call = call.with_config(replace(call.config, data=data_settings, network=own.network, cams=own.cams))
-    report = check_data(call.config, data, run, errors())
+    report = check_data(call.config, data, run, call.console)
     findings, times = list[TagFinding](), dict[str, float]()
     if run is not None and report.usable:
-        findings = audit_tags(own, run, checked_images(call.config, data, run), errors())
+        findings = audit_tags(own, run, checked_images(call.config, data, run), call.console)
         times = recorded_times(own, run, report.images)
     if call.as_json:
         listed: dict[str, object] = {} if run is None else {"suspicions": [vars(finding) for finding in findings]}
@@ -91,4 +91,4 @@ def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False,
         return 0
     stage.require(call.config, folder, images)
     with call.lock():
-        return finish(call, [stage.do(call.config, folder, errors())])
+        return finish(call, [stage.do(call.config, folder, call.console)])

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,10 @@ def doctor(words: Sequence[str]) -> int:
     if {"-h", "--help", "--help-all", "--print-config"} & {*words}:
         _settings(words)
         return 0
-    found = diagnose(lambda: _settings(words), Path(_out(words)))
-    print(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if "--json" in words else found.render())
+    as_json = "--json" in words
+    show = (lambda line: None) if as_json else partial(print, flush=True)
+    found = diagnose(lambda: _settings(words), Path(_out(words)), show)
+    print(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else found.verdict())
     return 0 if found.sound else 1
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.console import errors, output
+from tag2mask.cli.console import output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
@@ -106,7 +106,7 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
         sentence = f"would write up to {len(source)} masks of {source.folder} as {name} to {out}"
         output().print(sentence, highlight=False, markup=False, soft_wrap=True)
         return 0
-    with progress_bar(errors(), result.stage, len(source)) as advance:
+    with progress_bar(call.console, result.stage, len(source)) as advance:
         made = export_masks(name, source, out, settings, overwrite=overwrite, on_image=advance)
     result.done, result.failed = made.done, made.failed
     result.notes += [*made.notes, f"written to {out}"]

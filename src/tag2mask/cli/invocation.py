@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rich.console import Console
+
+from tag2mask.cli.console import errors
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
 from tag2mask.runs.config import Config
 from tag2mask.runs.lock import run_lock
+from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 
 
@@ -23,7 +27,9 @@ class Invocation:
         on_top_of: the settings of the command line over those of a run folder.
         dry_run: print what would be done, and stop.
         as_json: print the result as JSON.
-        quiet: print no result.
+        quiet: print neither progress nor notes.
+        shows_result: print the result.
+        results: those of the stages, added as they arrive.
     """
 
     command: str
@@ -33,10 +39,17 @@ class Invocation:
     dry_run: bool = False
     as_json: bool = False
     quiet: bool = False
+    shows_result: bool = True
+    results: list[StageResult] = field(default_factory=list)
 
     def with_config(self, config: Config) -> "Invocation":
         """A copy with other settings."""
         return replace(self, config=config)
+
+    @property
+    def console(self) -> Console:
+        """Standard error for progress and notes, of the main process alone."""
+        return errors(quiet=self.quiet or not is_main())
 
     def run_folder(self) -> RunFolder:
         """The run folder: ``--out``, or the command's argument.

@@ -4,7 +4,8 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +13,7 @@ from typing import NoReturn
 from tag2mask import __version__
 from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
-from tag2mask.core.errors import Tag2maskError, UsageError, printable
+from tag2mask.core.errors import Interrupted, Tag2maskError, UsageError, printable
 from tag2mask.core.machine_errors import KEPT, machine_error, system_error
 
 # Modules that load torch are imported where they are needed: `doctor` has to work without torch.
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exception(error)
         code, message = _exit_code_and_message(error)
-    _print_error(message)
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+    _print_error(message, "" if stopped else "error: ")
     return code
 
 
@@ -55,15 +57,15 @@ def script() -> NoReturn:
     end_process(code)
 
 
-def _print_error(message: str) -> None:
+def _print_error(message: str, prefix: str) -> None:
     try:
         from rich.console import Console
         from rich.markup import escape
     except ImportError:
-        print(f"error: {printable(message)}", file=sys.stderr)
+        print(f"{prefix}{printable(message)}", file=sys.stderr)
         return
     Console(stderr=True, emoji=False).print(
-        f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True
+        f"[bold red]{prefix}[/]{escape(printable(message))}", highlight=False, soft_wrap=True
     )
 
 
@@ -79,6 +81,19 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` shows what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Say in a terminal that libraries are loaded, which takes seconds; the line disappears afterwards."""
+    shown = sys.stderr.isatty() and "torch" not in sys.modules
+    if shown:
+        print("loading …", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print(" " * 9, end="\r", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -99,9 +114,10 @@ def _dispatch(words: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"The commands are {', '.join(COMMANDS)}."
         raise UsageError(f"Unknown command '{name}'. {hint}")
-    from tag2mask.cli.parsing import parse
+    with _loading():
+        from tag2mask.cli.parsing import parse
 
-    parsed = parse(name, COMMANDS[name], words[1:])
+        parsed = parse(name, COMMANDS[name], words[1:])
     if parsed is None:
         return 0
     function, call, arguments = parsed

@@ -3,27 +3,38 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask.cli.console import errors, output, print_json, say, spread_table
+from tag2mask.cli.console import output, print_json, say, spread_table
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, run_stages, run_stages_locked, with_data
 from tag2mask.core.distributed import is_main, wait
 from tag2mask.core.errors import UsageError
 from tag2mask.stages.registry import stages_of
 from tag2mask.workflows.demo import FOLDER, prepare_demo
+from tag2mask.workflows.overlays import write_overlays
 from tag2mask.workflows.repeats import RECORD, Repeats
 
 
-def run(call: Invocation, data: Path | None = None, *, repeats: int | None = None, restart: str | None = None) -> int:
+def run(
+    call: Invocation,
+    data: Path | None = None,
+    *,
+    overlays: bool = False,
+    repeats: int | None = None,
+    restart: str | None = None,
+) -> int:
     """Run all stages.
 
     Args:
         data: the folder with the images, or a tags table; default: that of the run folder
+        overlays: also write each mask over its image, as RUN/overlays/ID.jpg
         repeats: number of runs in RUN/seed-S, with seeds from --seed on; reports mean and spread
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     call = with_data(call, data)
     if repeats is None:
-        return run_stages(call, stages_of(call.config), restart=restart)
+        return run_stages(call, stages_of(call.config), *([write_overlays] if overlays else []), restart=restart)
+    if overlays:
+        raise UsageError("--overlays is for a single run: RUN/seed-S has those of its masks by --out RUN/seed-S")
     if repeats < 1:
         raise UsageError(f"--repeats should be a number of runs, at least 1, received {repeats}")
     return _repeat(call, repeats, restart)
@@ -44,7 +55,7 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
     call = call.with_config(replace(call.config, out=call.config.out or FOLDER))
     folder = call.run_folder()
     with call.lock(alone=restart is not None):
-        call = call.with_config(prepare_demo(call.config, errors()))
+        call = call.with_config(prepare_demo(call.config, call.console))
         return run_stages_locked(call, folder, stages_of(call.config), restart=restart)
 
 
@@ -55,15 +66,15 @@ def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
     # Every process decides this before the main one writes anything, so that all processes join the same runs.
     numbers = range(len(repeated.configs))
     todo = [number for number in numbers if restart or not repeated.is_done(number)]
-    calls = [replace(call, config=config, quiet=call.as_json) for config in repeated.configs]
+    calls = [replace(call, config=config, shows_result=not call.as_json) for config in repeated.configs]
     if call.dry_run:
-        _say_once(f"{len(todo)} of {len(calls)} runs to do, in {run.path}/seed-S; the next one:")
+        say(call.console, f"{len(todo)} of {len(calls)} runs to do, in {run.path}/seed-S; the next one:")
         return run_stages(calls[todo[0]], stages_of(calls[todo[0]].config), restart=restart) if todo else 0
     code = 0
     with call.lock(alone=restart is not None):
         for number in numbers:
             name = f"seed {repeated.configs[number].seed}, run {number + 1} of {len(calls)}"
-            _say_once(name if number in todo else f"{name}: done already")
+            say(call.console, name if number in todo else f"{name}: done already")
             if number not in todo:
                 continue
             failed = run_stages(calls[number], stages_of(calls[number].config), restart=restart)
@@ -78,11 +89,6 @@ def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
                 print_json(summary)
             else:
                 output().print(spread_table(summary["figures"], summary["seeds"]))
-            _say_once(f"written to {run / RECORD}")
+            say(call.console, f"written to {run / RECORD}")
     wait()
     return code
-
-
-def _say_once(text: str) -> None:
-    if is_main():
-        say(errors(), text)

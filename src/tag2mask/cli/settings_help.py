@@ -44,6 +44,7 @@ FLAGS = {
     "--print-config": "print all settings and stop",
     "--dry-run": "print what would be done and stop",
     "--json": "print the result as JSON to standard output",
+    "--quiet": "show neither progress nor notes, only errors and the result",
     "--debug": "show the traceback of an error",
 }
 """The options of all commands."""

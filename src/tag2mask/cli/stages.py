@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from tag2mask.cli.console import (
+    Metrics,
     classes_table,
     comparison_table,
     errors,
@@ -23,6 +24,7 @@ from tag2mask.cli.console import (
 from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
+from tag2mask.data.classes import CLASS_IDS
 from tag2mask.data.dataset import ImageSet, detect_layout
 from tag2mask.data.validation.image_check import sample_warnings
 from tag2mask.evaluation.comparison import Comparison, compare_with_published
@@ -30,7 +32,7 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import process_lock
 from tag2mask.runs.progress import StageResult
-from tag2mask.runs.run_folder import CLASSES, RunFolder
+from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.evaluate import compare_runs
 from tag2mask.stages.registry import (
     STAGES,
@@ -44,6 +46,7 @@ from tag2mask.stages.registry import (
 )
 from tag2mask.stages.seeds import export_npy
 from tag2mask.workflows.evaluate_folder import evaluate_folder
+from tag2mask.workflows.outputs import output_paths, summary
 from tag2mask.workflows.plan import plan
 from tag2mask.workflows.repeats import refuse_repeats
 
@@ -179,7 +182,7 @@ def _evaluate_folder(call: Invocation, folder: Path) -> int:
         raise UsageError(
             f"{folder} is not a run folder, and not a folder of masks (.png) or CAMs (.npz); name one of them"
         )
-    figures = evaluate_folder(call.config, folder, errors())
+    figures = evaluate_folder(call.config, folder, call.console)
     if call.as_json:
         print_json(figures.to_json())
     else:
@@ -189,27 +192,34 @@ def _evaluate_folder(call: Invocation, folder: Path) -> int:
 
 def finish(call: Invocation, results: Iterable[StageResult]) -> int:
     """Print each result when it arrives, in the main process; the exit code is 1 if anything failed."""
-    done, figures = [], {}
+    figures = {}
     for result in results:
-        done.append(result)
-        if not is_main():
-            continue
-        show_result(errors(), result)
+        call.results.append(result)
+        show_result(call.console, result, errors(quiet=not is_main()))
         for stage, splits in result.figures.items():
             figures[stage] = splits
-    if not is_main() or call.quiet:
-        pass
-    elif call.as_json:
-        answer = {"results": [vars(result) for result in done]}
+    if is_main() and call.shows_result:
+        _show_all(call, figures)
+    return 1 if any(result.failed for result in call.results) else 0
+
+
+def _show_all(call: Invocation, figures: Metrics) -> None:
+    """Print the figures, the outputs and the next steps."""
+    out = call.config.out
+    if call.as_json:
+        paths = {} if out is None else {name.replace(" ", "_"): str(path) for name, path in output_paths(out).items()}
+        answer = {"results": [vars(result) for result in call.results], "paths": paths}
         print_json(answer, default=Comparison.to_json)
-    elif figures:
+        return
+    if figures:
         output().print(figures_table(figures))
         published = compare_with_published(figures, detect_layout(call.config.data)) if call.command == "run" else None
         if published is not None:
             show_published(output(), figures, published)
-        for comparison in (each for result in done for each in result.comparisons):
+        for comparison in (each for result in call.results for each in result.comparisons):
             output().print(comparison_table(comparison))
-    return 1 if any(result.failed for result in done) else 0
+    if call.command in ("run", "demo", "predict") and out is not None:
+        say(output(), "\n".join(summary(out)))
 
 
 def run_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str | None = None) -> int:
@@ -250,7 +260,7 @@ def _run_in_every_process(
         _prepare(call, run, names, restart)
     wait()
     share_manifest(call.config, run)
-    config, console = call.config, errors() if is_main() else Console(quiet=True)
+    config, console = call.config, call.console
     stages = [(STAGES[name].name, STAGES[name].do, STAGES[name].distribution) for name in names]
     work = [*stages, *(("then", each, "main") for each in then)]
     return finish(call, (run_distributed(*each, config, run, console) for each in work))
@@ -266,23 +276,23 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
         run.check(stage, stage.fingerprint(call.config, images), restart=stage.name in again)
     check_stages(call.config, run, images, names, again)
     for sentence in slow_settings(call.config, names):
-        say(errors(), f"warning: {sentence}", style="yellow")
+        say(call.console, f"warning: {sentence}", style="yellow")
     if "train" in names and call.command != "demo":
-        _describe_data(call.config, images)
+        _describe_data(call.console, call.config, images)
     if again:
         run.delete(STAGES[name] for name in again)
-        say(errors(), f"restart: deleted the outputs of {', '.join(again)}")
-    if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
+        say(call.console, f"restart: deleted the outputs of {', '.join(again)}")
+    if run.classes() != list(images.classes) or not (run / CLASS_IDS).is_file():
         run.write_classes(images.classes)
     run.record_config(call.config, _sections(names))
 
 
-def _describe_data(config: Config, images: ImageSet) -> None:
+def _describe_data(console: Console, config: Config, images: ImageSet) -> None:
     """Print how the data was interpreted, and the warnings of `check` about pixels, before a long training."""
     some = images.items[:: max(1, len(images) // MOST_OPENED)][:MOST_OPENED]
     pixels = [f"warning: {problem}" for problem in sample_warnings([item.path for item in some], config.data)]
     for sentence in (*images.notes, *pixels):
-        say(errors(), sentence, style="yellow" if sentence.startswith("warning") else None)
+        say(console, sentence, style="yellow" if sentence.startswith("warning") else None)
 
 
 def _sections(names: Sequence[str]) -> Sequence[str]:

@@ -9,6 +9,10 @@ class Tag2maskError(Exception):
     exit_code = 1
 
 
+class Interrupted(Tag2maskError):
+    """The user stopped a training, which has saved its state."""
+
+
 class UsageError(Tag2maskError, ValueError):
     """Wrong use: a setting, an argument or a data set; the exit code is 2."""
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -30,6 +30,15 @@ NEGATIVE_NAMES = frozenset(
 """Folded names that usually mean "none of the classes"; ours."""
 
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__"})
+
+
+CLASS_IDS = "classes.json"
+"""The file with the class ids of the masks in a folder."""
+
+
+def class_ids(classes: Sequence[str]) -> dict[str, object]:
+    """The content of `CLASS_IDS`: ``{"background": 0, "classes": {name: id}, "ignored": 255}``."""
+    return {"background": 0, "classes": {name: number for number, name in enumerate(classes, 1)}, "ignored": 255}
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.hardware import memory
-from tag2mask.doctor.findings import Diagnosis, Finding, Requirements, Weights
-from tag2mask.doctor.machine import PROGRAMS, Probe, facts, probe_all, size, soundness, versions
+from tag2mask.doctor.findings import Diagnosis, Finding, Requirements, Weights, columns, lines_of
+from tag2mask.doctor.machine import PROGRAMS, Probe, Probes, devices, facts, size, soundness, versions
 
 if TYPE_CHECKING:
     from tag2mask.runs.config import Config
@@ -26,26 +26,41 @@ _LESS_MEMORY = {
 }
 
 
-def diagnose(settings: "Callable[[], Config]", out: Path) -> Diagnosis:
-    """Check the machine and the requirements of each stage.
+def diagnose(settings: "Callable[[], Config]", out: Path, show: Callable[[str], None]) -> Diagnosis:
+    """Check the machine and the requirements of each stage; each line is shown as soon as it is known.
 
     Args:
         settings: reads the settings, to check their weights; called only if the imports work.
         out: the folder of a run.
+        show: called with each line of the text.
 
     Raises:
         UsageError: the settings are wrong.
     """
-    installed = versions()
-    probes = probe_all([name for name in PROGRAMS if name != "torchvision" or installed["torchvision"]])
-    probes.setdefault("torchvision", Probe(None, reason="not installed"))
+    installed, machine = versions(), facts(out)
+    probes = Probes(name for name in PROGRAMS if name != "torchvision" or installed["torchvision"])
+    for line in ("versions", *columns(installed), "machine", *columns(machine)):
+        show(line)
+    own = devices(probes["torch"])
+    for line in (*columns(own), "needs"):
+        show(line)
+    found = []
+    for need in _all_needs(settings, out, installed, probes):
+        found.append(need)
+        for line in lines_of(need):
+            show(line)
+    return Diagnosis(installed, machine | own, tuple(found))
+
+
+def _all_needs(
+    settings: "Callable[[], Config]", out: Path, installed: dict[str, str | None], probes: Probes
+) -> Iterator[Requirements]:
+    yield Requirements("machine", soundness(installed, probes["torch"], probes["tag2mask"], out))
     weights = _weights(settings if probes["torch"].works and probes["tag2mask"].works else None)
-    own = soundness(installed, probes["torch"], probes["tag2mask"], out)
-    found = (Requirements("machine", own), *needs(probes, installed["torchvision"], weights))
-    return Diagnosis(installed, facts(probes["torch"], out), found)
+    yield from needs(probes, installed["torchvision"], weights)
 
 
-def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weights]) -> Iterator[Requirements]:
+def needs(probes: Probes, torchvision: str | None, weights: list[Weights]) -> Iterator[Requirements]:
     """The requirements of every stage and extra.
 
     Args:

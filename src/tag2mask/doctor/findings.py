@@ -1,13 +1,17 @@
 """Findings of `doctor` and their remedies, as text and as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-State = Literal["ok", "warning", "missing", "unknown"]
-"""``missing``: the stage does not work; ``warning``: it may fail; ``unknown``: this could not be determined."""
+State = Literal["ok", "download", "warning", "missing", "unknown"]
+"""``missing``: the stage does not work; ``warning``: it may fail; ``download``: it works after a download, which it
+does by itself; ``unknown``: this could not be determined."""
 
-_WORST: tuple[State, ...] = ("missing", "warning", "unknown", "ok")
+_WORST: tuple[State, ...] = ("missing", "warning", "download", "unknown", "ok")
+
+_WIDTH = 15
+"""Characters of the longest name of `Requirements`."""
 
 _USUAL_STAGES = ("train", "cams", "refine", "segment")
 
@@ -71,28 +75,29 @@ class Diagnosis:
         }
         return {"sound": self.sound, "versions": self.versions, "machine": self.machine, "needs": needs}
 
-    def render(self) -> str:
-        """The diagnosis as text: versions, the machine, a line per stage with its remedies below."""
-        shown = {name: version or "not installed" for name, version in self.versions.items()}
-        verdict = "sound: the usual path (train, cams, refine, segment) works here"
+    def verdict(self) -> str:
+        """Whether the usual path works here, in a sentence."""
+        usual = ", ".join(_USUAL_STAGES)
         if not self.sound:
-            verdict = "not sound: the usual path (train, cams, refine, segment) does not work here"
-        return "\n".join([*_columns("versions", shown), *_columns("machine", self.machine), *self._needs(), verdict])
-
-    def _needs(self) -> Iterator[str]:
-        yield "needs"
-        width = max(len(need.name) for need in self.needs)
-        for need in self.needs:
-            worst = "; ".join(finding.what for finding in need.findings if finding.state == need.state)
-            yield f"  {need.name:{width}}  {need.state:7}  {worst}"
-            for finding in need.findings:
-                if finding.state != need.state and finding.state != "ok":
-                    yield f"  {'':{width}}  {finding.state:7}  {finding.what}"
-            remedies = dict.fromkeys(finding.remedy for finding in need.findings if finding.remedy)
-            yield from (f"  {'':{width}}  remedy:  {remedy}" for remedy in remedies)
+            return f"not sound: the usual path ({usual}) does not work here"
+        waiting = [need.name for need in self.needs if any(each.state == "download" for each in need.findings)]
+        waiting = [name for name in waiting if name in _USUAL_STAGES]
+        first = f" after a download for {', '.join(waiting)}; without a network, see the remedy" if waiting else ""
+        return f"sound: the usual path ({usual}) works here{first}"
 
 
-def _columns(title: str, values: dict[str, str]) -> Iterator[str]:
-    yield title
+def lines_of(need: Requirements) -> Iterator[str]:
+    """A line with the state of a requirement, and lines with other findings and remedies."""
+    worst = "; ".join(finding.what for finding in need.findings if finding.state == need.state)
+    yield f"  {need.name:{_WIDTH}}  {need.state:8}  {worst}"
+    for finding in need.findings:
+        if finding.state != need.state and finding.state != "ok":
+            yield f"  {'':{_WIDTH}}  {finding.state:8}  {finding.what}"
+    remedies = dict.fromkeys(finding.remedy for finding in need.findings if finding.remedy)
+    yield from (f"  {'':{_WIDTH}}  remedy:   {remedy}" for remedy in remedies)
+
+
+def columns(values: Mapping[str, str | None]) -> Iterator[str]:
+    """A line per name and value."""
     width = max(len(name) for name in values)
-    yield from (f"  {name:{width}}  {value}" for name, value in values.items())
+    yield from (f"  {name:{width}}  {value or 'not installed'}" for name, value in values.items())

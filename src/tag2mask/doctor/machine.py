@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -94,10 +94,18 @@ def probe(name: str) -> Probe:
     return Probe(True, dict(json.loads(lines[-1].removeprefix(_MARK))))
 
 
-def probe_all(names: list[str]) -> dict[str, Probe]:
-    """Run several imports, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(names, pool.map(probe, names), strict=True))
+class Probes:
+    """The results of several imports, which run two at a time in the background; an item waits for its import."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Start the imports, in order."""
+        pool = ThreadPoolExecutor(2)
+        self._waiting = {name: pool.submit(probe, name) for name in names}
+        pool.shutdown(wait=False)
+
+    def __getitem__(self, name: str) -> Probe:
+        """The result for one of `PROGRAMS`."""
+        return self._waiting[name].result() if name in self._waiting else Probe(None, reason="not installed")
 
 
 def versions() -> dict[str, str | None]:
@@ -113,8 +121,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def facts(torch: Probe, out: Path) -> dict[str, str]:
-    """Descriptions of devices, memory and disks."""
+def facts(out: Path) -> dict[str, str]:
+    """Descriptions of processor, memory and disks."""
     total, free = memory()
     try:
         folder = Path(tempfile.gettempdir())
@@ -125,7 +133,6 @@ def facts(torch: Probe, out: Path) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor cores": str(cores() or "unknown"),
         "memory": f"{size(total)}, {size(free)} free",
-        **_devices(torch),
         f"disk of {out}": f"{size(disk_free(out))} free",
         **temporary,
     }
@@ -149,7 +156,7 @@ def size(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 1e9:.1f} GB"
 
 
-def _devices(torch: Probe) -> dict[str, str]:
+def devices(torch: Probe) -> dict[str, str]:
     """Descriptions of the torch build and the GPUs."""
     if not torch.works:
         return {"torch": f"cannot be imported: {torch.reason}", "GPU": "unknown"}

@@ -49,7 +49,7 @@ def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
         return Weights(stage, Finding(f"weights of {backbone} are on this machine"), hub)
     message = f"weights of {backbone} ({public.megabytes} MiB) are downloaded when they are first needed"
     remedy = f"without a network: put {public.url} at {public.cached}, or {setting} FILE"
-    return Weights(stage, Finding(message, "warning", remedy), hub)
+    return Weights(stage, Finding(message, "download", remedy), hub)
 
 
 def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) -> Finding:
@@ -59,4 +59,4 @@ def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) ->
     if cached_folder(name, weights, also) is not None:
         return Finding(f"{name} is on this machine")
     message = f"{name} is not on this machine; it is downloaded when it is first needed"
-    return Finding(message, "warning", f"hf download {name}, or without a network --{setting} FOLDER")
+    return Finding(message, "download", f"hf download {name}, or without a network --{setting} FOLDER")

@@ -1,10 +1,11 @@
 """Masks of images from a trained segmentation network: ``tag2mask.load(path).predict(image)``."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import find_images
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.data.pixel_formats import Intensity, deep_kind, read_rgb
 from tag2mask.networks.checkpoint import load_segmentation_network
@@ -44,6 +46,12 @@ class Prediction:
         labels: uint8 (H, W): 0 background, 1..C the classes.
         pixels: int64 (C + 1,), the number of pixels with each label.
         class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over its pixels; 0 if it has none.
+
+    Example:
+        >>> import tag2mask
+        >>> found = tag2mask.load("runs/mine", device="cpu").prediction("images/train/0000.jpg")
+        >>> round(float(found.shares.sum()), 6), 0 < found.confidence <= 1
+        (1.0, True)
     """
 
     labels: npt.NDArray[np.uint8]
@@ -76,6 +84,17 @@ class Predictor:
 
     Raises:
         UsageError: `cuda` where there is none.
+
+    Example:
+        >>> import tag2mask
+        >>> predictor = tag2mask.load("runs/mine", device="cpu")
+        >>> predictor.classes
+        ('dab', 'fen')
+        >>> mask = predictor.predict("images/train/0000.jpg")
+        >>> mask.dtype, mask.ndim
+        (dtype('uint8'), 2)
+        >>> len(predictor.predict("images/val")), sum(1 for mask in predictor.predict_iter([mask, mask]))
+        (4, 2)
     """
 
     def __init__(
@@ -94,21 +113,50 @@ class Predictor:
         channels_last(network).to(self.device).eval()
         self.classes = network.classes
 
-    def predict(self, image: ImageInput) -> npt.NDArray[np.uint8]:
-        """The mask of an image.
+    @overload
+    def predict(self, image: Image.Image | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+
+    @overload
+    def predict(self, image: Sequence[ImageInput]) -> list[npt.NDArray[np.uint8]]: ...
+
+    @overload
+    def predict(self, image: Path | str) -> Any: ...
+
+    def predict(self, image: ImageInput | Sequence[ImageInput]) -> Any:
+        """The mask of an image, of a list of images, or of all images in a folder.
 
         Args:
             image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. The EXIF orientation of a file or a
                 Pillow image is applied. With `intensity`, 16-bit colour needs a path, since Pillow keeps 8 bits.
 
         Returns:
-            uint8 (H, W): 0 background, 1..C the classes.
+            uint8 (H, W): 0 background, 1..C the classes. For a list, a list of masks; for a folder,
+            ``{image ID: mask}``. `predict_iter` keeps one batch in memory.
 
         Raises:
-            ImageError: the file cannot be used.
-            UsageError: ``image`` is of another type.
+            ImageError: a file cannot be used.
+            UsageError: ``image`` is of another type, or a folder without images.
         """
-        return self.prediction(image).labels
+        if isinstance(image, Path | str) and Path(image).is_dir():
+            items = find_images(Path(image)).items
+            masks = self.predict_iter(item.path for item in items)
+            return {item.id: mask for item, mask in zip(items, masks, strict=True)}
+        if isinstance(image, list | tuple):
+            return list(self.predict_iter(image))
+        return self.prediction(cast("ImageInput", image)).labels
+
+    def predict_iter(self, images: Iterable[ImageInput]) -> Iterator[npt.NDArray[np.uint8]]:
+        """The masks of a stream of images, in order; images that follow each other go through the network together.
+
+        Args:
+            images: consumed `PredictSettings.batch_size` at a time; each as in `predict`.
+
+        Raises:
+            ImageError, UsageError: as `predict`; the masks of earlier batches have arrived by then.
+        """
+        stream = iter(images)
+        while batch := list(islice(stream, self.settings.batch_size)):
+            yield from (prediction.labels for prediction in self.predictions(batch))
 
     def prediction(self, image: ImageInput) -> Prediction:
         """As `predict`, with the pixels and the confidence of each class."""
@@ -228,11 +276,10 @@ def load(
         path: a `.safetensors` file, or the folder of a run that trained one; other arguments as in `Predictor`.
 
     Raises:
-        NetworkFileError: the file is missing, damaged, or holds something else.
-        UsageError: `cuda` where there is none.
+        NetworkFileError: the file is damaged, or holds something else.
+        UsageError: there is no such file, the run has no segmentation network, or `cuda` where there is none.
     """
-    path = Path(path)
-    network = load_segmentation_network(path / SEGMENT_NETWORK if path.is_dir() else path)
+    network = load_segmentation_network(find_checkpoint(Path(path)))
     return Predictor(network, device, settings, pixel_limit=pixel_limit, intensity=intensity)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from tag2mask.data.images import IGNORED, palette
+from tag2mask.data.images import IGNORED, palette, reduced
 
 _LIGHTEST, _DARKEST = 0.65, 0.1
 """Shares of white in the lightest and the darkest shade of a class; ours."""
@@ -21,6 +21,9 @@ the shades of a grey class; ours."""
 
 _HEAT = ((52, 0, 122), (142, 37, 125), (220, 84, 91), (252, 162, 62), (246, 248, 96))
 """Equidistant colours of the heat map, from 0 to 1: dark blue, red, yellow, at equal steps of lightness; ours."""
+
+OVERLAY_SIDE = 2048
+"""Most pixels on the long side of an overlay."""
 
 _TALLEST = 1.6
 """Maximum height over width of a picture; a taller image is made narrower."""
@@ -130,6 +133,21 @@ def allocation_uri(cells: np.ndarray, colours: np.ndarray, size: tuple[int, int]
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest-neighbour resize of uint8 (H, W) or (H, W, channels) to ``size`` (h, w)."""
     return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A mask in the colours of its palette over its image, outlined: uint8 (h, w, 3), at most `OVERLAY_SIDE` long.
+
+    Args:
+        image: uint8 (H, W, 3).
+        labels: uint8 (H, W); background and 255 stay as in the image.
+    """
+    small = reduced(image, OVERLAY_SIDE)
+    own = resize_labels(labels, (small.shape[0], small.shape[1]))
+    strength = np.where(np.isin(own, (0, IGNORED)), 0, np.float32(LABEL_ALPHA / 255))[..., None]
+    mixed: np.ndarray = (small * (1 - strength) + palette()[own] * strength).round().astype(np.uint8)
+    mixed[outline(own)] = _OUTLINE[:3]
+    return mixed
 
 
 def outline(labels: np.ndarray) -> np.ndarray:

@@ -3,12 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from time import monotonic
 
 from rich.console import Console as Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from tag2mask.evaluation.comparison import Comparison
+
+_PERIOD = 600.0
+"""Seconds over which a bar measures its speed: a step of a training may take a minute."""
+
+_FIRST = 5.0
+"""Seconds until the first line of a log."""
 
 Advance = Callable[..., None]
 """Called as advance(done, note): the number of items done so far, and a short text next to the bar."""
@@ -57,7 +64,7 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Advance]:
     if not console.is_terminal:
         yield _PlainLines(console, title, total)
         return
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=_PERIOD) as bars:
         task = bars.add_task(title, total=total, note="")
 
         def advance(done: int, note: str = "") -> None:
@@ -67,13 +74,25 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 class _PlainLines:
-    """Progress for logs: a line at each quarter, and one per minute between them."""
+    """Progress for logs: a line after some seconds, one at each quarter, and one per minute between them."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
-        self.console, self.title, self.total, self.quarter, self.printed = console, title, max(total, 1), 0, monotonic()
+        self.console, self.title, self.total, self.quarter = console, title, max(total, 1), 0
+        self.due = monotonic() + _FIRST
+        self.began: tuple[float, int] | None = None  # when the first number arrived, and that number
 
     def __call__(self, done: int, note: str = "") -> None:
-        quarter = 4 * done // self.total
-        if quarter > self.quarter or monotonic() - self.printed > 60:
-            self.quarter, self.printed = quarter, monotonic()
-            self.console.print(f"{self.title}: {done}/{self.total} {note}".rstrip(), highlight=False)
+        now, quarter = monotonic(), 4 * done // self.total
+        self.began = self.began or (now, done)
+        if quarter > self.quarter or now > self.due:
+            self.quarter, self.due = quarter, now + 60
+            parts = [f"{self.title}: {done}/{self.total}", note, self._left(now, done)]
+            self.console.print(" ".join(part for part in parts if part), highlight=False)
+
+    def _left(self, now: float, done: int) -> str:
+        """The remaining time, in words; empty at the end, and if it is not known yet."""
+        began, first = self.began or (now, done)
+        if not first < done < self.total:
+            return ""
+        seconds = round((now - began) / (done - first) * (self.total - done))
+        return f"({timedelta(seconds=seconds)} left)"

@@ -23,6 +23,7 @@ from tag2mask.core.files import (
     write_json,
     write_text,
 )
+from tag2mask.data.classes import CLASS_IDS, class_ids
 from tag2mask.runs.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ WHOLE = "all"
 FORMAT = 4
 """The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when a file gets
 another name or meaning."""
-
-CLASSES = "classes.json"
-"""The class list of a run folder; an id is a position in it, counted from 1."""
 
 
 class RunFolder:
@@ -82,20 +80,18 @@ class RunFolder:
         Raises:
             Tag2maskError: the record is damaged.
         """
-        path = self.path / CLASSES
+        path = self.path / CLASS_IDS
         if not path.is_file():
             lists = (self.setting(record.parent.name, "classes") for record in sorted(self.path.glob("*/stage.json")))
             return next((known for known in lists if isinstance(known, list)), None)
         found = read_json(path).get("classes")
-        if not isinstance(found, list):
-            raise Tag2maskError(
-                f"{path} is damaged: it does not hold the list `classes`; delete it to have it made again"
-            )
-        return found
+        if not isinstance(found, dict | list):  # runs of earlier versions have the list
+            raise Tag2maskError(f"{path} is damaged: it does not hold the `classes`; delete it to have it made again")
+        return list(found)
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `CLASSES`, the names of the classes 1..C."""
-        write_json(self.path / CLASSES, {"background": 0, "ignored": 255, "classes": list(classes)})
+        """Write `CLASS_IDS` for the classes 1..C."""
+        write_json(self.path / CLASS_IDS, class_ids(classes))
 
     def fingerprint(self, name: str) -> str | None:
         """The recorded fingerprint of a stage; None without a record."""

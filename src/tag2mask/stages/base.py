@@ -261,7 +261,8 @@ class TrainingStage(Stage):
 
             def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
                 measured = f", mIoU {100 * values['validation_miou']:.1f}" if "validation_miou" in values else ""
-                advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s{measured}")
+                speed = f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s" if values else ""
+                advance(done, f"{speed}{measured}")
 
             trained = train_network(
                 task,

@@ -174,14 +174,17 @@ class Train(TrainingStage):
             progress_bar(console, self.name, total) as advance,
             training_log(run / self.name, step=0, tensorboard=loop.tensorboard) if main else nullcontext() as log,
         ):
+            note = ""
 
             def on_step(step: int, losses: CellLosses) -> None:
+                nonlocal note
                 meter.add(losses)
                 if step % loop.log_every == 0 or step == total:
                     values = meter.read(step)
+                    note = f"loss {values['loss']:.4f}"
                     if log is not None:
                         log.append({"step": step, **values})
-                    advance(step, f"loss {values['loss']:.4f}")
+                advance(step, note)
 
             train_classifier(network, FeatureSet(read, tags), loop, config.pot, seed=config.seed, on_step=on_step)
         if main:

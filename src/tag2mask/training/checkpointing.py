@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path, refuse_expansion
 from tag2mask.core.machine_errors import is_machine_error
 
 FIGURE = "validation_miou"
 """The figure that chooses the best weights; higher is better."""
-
-
-class Interrupted(Tag2maskError):
-    """Training was stopped by the user, and has saved its state."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -131,6 +128,8 @@ class SignalHandler:
             raise KeyboardInterrupt  # a second Ctrl-C stops at once
         self.received = True
         wake_children()
+        if is_main():  # unbuffered: the signal may have come in the middle of a print
+            os.write(2, b"\nstopping after this step and saving its state; Ctrl-C again stops at once\n")
 
     @contextmanager
     def listen(self) -> Iterator["SignalHandler"]:

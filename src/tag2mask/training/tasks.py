@@ -32,7 +32,7 @@ images of two classes, POT's mIoU fell from 60 % after 6 steps to 27 % after 60.
 
 FEW_IMAGES = 200
 """The most images for which batches with fitted tags are skipped. Ours: CAMs widen with up to 136 images; with the 320
-of the demo, to skip 29 of 300 steps cost two points. [docs/results.md, "Few images"]"""
+of the demo, to skip 31 of 300 steps made no difference. [docs/results.md, "Few images"]"""
 
 _LEAST_COUNT = 1e-6
 """The least number of labelled pixels, so that a batch without labels has a loss of 0, not of 0 / 0."""

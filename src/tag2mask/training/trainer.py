@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from tag2mask.core.device import channels_last, resolve_device, retained_memory
 from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
-from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.errors import Interrupted, Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches, until_stopped
 from tag2mask.training.checkpointing import (
     BestWeights,
-    Interrupted,
     SignalHandler,
     WeightAverage,
     load_state,
@@ -33,7 +32,7 @@ _STEPS_BETWEEN_STOPS = 5
 """Steps after which several processes agree on whether to stop, for which a GPU waits."""
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (steps done, total steps, the latest logged values)."""
+"""Called after each step with (steps done, total steps, the latest logged values, empty before the first ones)."""
 
 
 class Group(NamedTuple):
@@ -125,6 +124,7 @@ def train_network(
     loader = batches(task.samples, settings, seed, (step, total), workers, loop.accelerator)
     main = loop.accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
+    values: dict[str, Any] = {}
     trained = TrainingResult(steps=step, resumed_from=step, note=loop.note)
     with (
         retained_memory(),
@@ -156,7 +156,7 @@ def train_network(
                 values = {"step": step, "learning_rate": rate, **loop.meter.read(step), **figures}
                 if log is not None:
                     log.append(values)
-                on_step(step, total, values)
+            on_step(step, total, values)
             stops = _stops(stop, loop.accelerator, step)
             if stops and not saves:
                 loop.check(step)

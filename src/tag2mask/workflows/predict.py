@@ -13,20 +13,18 @@ import numpy as np
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below, remove_partial, write_json
 from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
+from tag2mask.data.classes import CLASS_IDS, class_ids
 from tag2mask.data.dataset import ImageSet, find_images
-from tag2mask.data.images import IGNORED, palette, read_image, reduced, write_jpeg, write_mask
+from tag2mask.data.images import read_image, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import NetworkFileError, load_segmentation_network
 from tag2mask.prediction.predictor import Prediction, Predictor, find_checkpoint
-from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import prefetch_images, reading_workers
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Settings, Stage, StagePlan
-
-OVERLAY_SIDE = 2048
-"""Most pixels on the long side of an overlay."""
+from tag2mask.workflows.overlays import write_overlay
 
 _BATCH_PIXELS = 1 << 23
 """Most pixels of the images that go through the network together."""
@@ -45,7 +43,8 @@ class Predict(Stage):
 
         OUT/ID.png              the mask, with its shares and confidences as text
         OUT/overlays/ID.jpg     the mask over the image, on request
-        OUT/predictions.json    shares and confidences of all masks; not written by a command with a shard
+        OUT/classes.json        class ids
+    OUT/predictions.json    shares and confidences of all masks; not written by a command with a shard
         OUT/predict/stage.json  network and settings
 
     Args:
@@ -141,6 +140,7 @@ class Predict(Stage):
             _clear(run)
         run.record_fingerprint(self, self.fingerprint(config, images))
         remove_partial(run.path)
+        write_json(run / CLASS_IDS, class_ids(predictor.classes))
         mine = _of_this_command(images, config)
         # Whole batches where an image is missing: its mask must not depend on which other masks exist.
         step = config.predict.batch_size
@@ -159,11 +159,11 @@ class Predict(Stage):
                             continue
                         text = json.dumps(_record(item, images.root, prediction, classes))
                         write_mask(run / f"{item.id}.png", prediction.labels, made_from=origin, prediction=text)
-                        overlay = run / f"overlays/{item.id}.jpg"
+                        target = run / f"overlays/{item.id}.jpg"
                         if self.overlays:
-                            _write_overlay(overlay, image, prediction.labels)
+                            write_overlay(target, image, prediction.labels)
                         else:  # one that is there is of an earlier mask
-                            overlay.unlink(missing_ok=True)
+                            target.unlink(missing_ok=True)
                         result.done += 1
                     advance(result.done)
         finally:
@@ -259,16 +259,6 @@ def _record(item: ImageItem, root: Path, prediction: Prediction, classes: Sequen
         "confidence": round(prediction.confidence, 4),
         "class_confidence": {name: round(float(prediction.class_confidence[number]), 4) for number, name in present},
     }
-
-
-def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
-    """Write the mask in the colours of its palette over the image, as JPEG, at most `OVERLAY_SIDE` pixels long."""
-    small = reduced(image, OVERLAY_SIDE)
-    own = resize_labels(labels, (small.shape[0], small.shape[1]))
-    strength = np.where(np.isin(own, (0, IGNORED)), 0, np.float32(LABEL_ALPHA / 255))[..., None]
-    mixed = (small * (1 - strength) + palette()[own] * strength).round().astype(np.uint8)
-    mixed[outline(own)] = 255
-    write_jpeg(path, mixed, quality=88)
 
 
 def _is_same(one: Path, other: Path) -> bool:

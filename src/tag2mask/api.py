@@ -1,0 +1,337 @@
+"""The Python interface: ``tag2mask.run`` makes masks, ``tag2mask.load`` opens a trained network, `Run` a run folder."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import Parsed, parse
+from tag2mask.cli.stages import require_run
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import write_text
+from tag2mask.data.classes import did_you_mean
+from tag2mask.data.corrections import CorrectionsFolder
+from tag2mask.data.images import read_image, read_mask, write_mask
+from tag2mask.data.manifest import ImageItem
+from tag2mask.prediction.predictor import Prediction, Predictor, load
+from tag2mask.quality.ranking import Ranking
+from tag2mask.report.pictures import image_uri, overlay, picture_size
+from tag2mask.runs.corrections import CORRECTIONS
+from tag2mask.runs.dataset import run_images
+from tag2mask.runs.run_folder import RunFolder
+
+__all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "run"]
+
+_TABLE = "tags.csv"
+_SHOWN = 8
+"""Images in the HTML of a run."""
+
+_WIDTH = 240
+"""Pixels of their width."""
+
+
+def run(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    tags: str | os.PathLike[str] | Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> "Run":
+    """Make masks of images from their tags, with all stages that are not done yet: the command ``tag2mask run``.
+
+    It shows progress in a terminal and in a notebook. After an interruption, the same call resumes.
+
+    Args:
+        images: a folder in a layout that the command reads, or a list of image files.
+        tags: the names of the classes in each image: ``{image: [names]}`` with paths relative to the folder, a list
+            parallel to ``images``, or a table; None if the folder has them. An empty list means none of the classes.
+        out: the run folder.
+        config: a preset or a file of settings; None takes those of the run folder, or the preset `own`.
+        quiet: show neither progress nor notes.
+        settings: sections, as ``train={"steps": 100}``, or single settings, as ``seed=1``.
+
+    Returns:
+        the run; `Run.failed` has the images that could not be done.
+
+    Raises:
+        UsageError: arguments, settings or data are wrong.
+        Tag2maskError: a stage failed.
+        Interrupted: Ctrl-C came; finished work is kept.
+
+    Example:
+        >>> import tag2mask
+        >>> run = tag2mask.run("images", out="runs/new", config="small.yaml", quiet=True, train={"steps": 2})
+        >>> run.masks.name, len(run.images), run.failed
+        ('masks', 14, {})
+    """
+    place, table = images, tags
+    if not isinstance(images, str | os.PathLike) or not (tags is None or isinstance(tags, str | os.PathLike)):
+        place, table = _written(images, tags, Path(out))
+    given = {"out": out, "config": config, "data.tags": table}
+    values = {name: value for name, value in given.items() if value is not None} | _flat(settings)
+    words = [f"--{name}={_text(value)}" for name, value in values.items()]
+    function, call, arguments = _parsed("run", [*words, *(["--quiet"] if quiet else []), "--", _text(place)])
+    function(replace(call, shows_result=False), **arguments)
+    result = Run(out)
+    result.failed = {name: reason for each in call.results for name, reason in each.failed.items()}
+    return result
+
+
+class RunImage:
+    """An image of a run, with its tags, its mask and the confidence of the mask.
+
+    Attributes:
+        id: the image ID.
+        path: the image file.
+        tags: the names of the classes in it.
+        confidence: the estimated mean IoU of the mask, in [0, 1]; None if unknown.
+
+    Example:
+        >>> import tag2mask
+        >>> image = tag2mask.Run("runs/mine").images[0]
+        >>> image.id, image.tags
+        ('train/0000', ('dab',))
+        >>> image.mask().shape == image.mask("dab").shape == image.pixels().shape[:2]
+        True
+        >>> image.overlay().save("overlay.png")
+        >>> image.save("mask.png")
+    """
+
+    def __init__(self, run: "Run", item: ImageItem, tags: tuple[str, ...], confidence: float | None) -> None:
+        """Keep what is known; nothing is opened."""
+        self.id, self.path, self.tags, self.confidence = item.id, item.path, tags, confidence
+        self._run = run
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The image, uint8 (H, W, 3) RGB, upright.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        data = self._run.config.data
+        return read_image(self.path, pixel_limit=data.pixel_limit, intensity=data.intensity)
+
+    def mask(self, name: str | None = None) -> npt.NDArray[Any]:
+        """The final mask: the correction by hand if there is one, otherwise the pseudo mask.
+
+        Args:
+            name: of a class, or `background`.
+
+        Returns:
+            uint8 (H, W): 0 background, 1..C the classes, 255 ignored; with ``name``, bool (H, W), its pixels.
+
+        Raises:
+            UsageError: there is no such class.
+            MaskError: there is no mask.
+        """
+        labels = read_mask(self._run.final_mask(self.id), pixel_limit=self._run.config.data.pixel_limit)
+        if name is None:
+            return labels
+        names = ("background", *self._run.classes)
+        if name not in names:
+            raise UsageError(f"the run has no class `{name}`{did_you_mean(name, names)}; it has {', '.join(names)}")
+        return np.asarray(labels == names.index(name))
+
+    def overlay(self) -> Image.Image:
+        """The mask over the image, at most 2048 pixels long."""
+        return Image.fromarray(overlay(self.pixels(), self.mask()))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the final mask as an 8-bit palette PNG of class ids."""
+        write_mask(Path(path), self.mask())
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.overlay().save(content, "PNG")
+        return content.getvalue()
+
+    def __repr__(self) -> str:
+        confidence = "unknown" if self.confidence is None else f"{self.confidence:.2f}"
+        return f"RunImage({self.id!r}, tags={list(self.tags)}, confidence={confidence})"
+
+
+class Run:
+    """A run folder: its images with their masks, its figures and its report; notebooks show it with overlays.
+
+    Args:
+        path: a folder that ``tag2mask.run`` or the command line wrote.
+
+    Attributes:
+        path: the folder.
+        config: all settings.
+        classes: C names, without background; class id = index + 1.
+        failed: the reason for each image that `run` could not do.
+
+    Raises:
+        UsageError: it is not a run folder.
+
+    Example:
+        >>> import tag2mask
+        >>> run = tag2mask.Run("runs/mine")
+        >>> run
+        Run('runs/mine', 10 images, classes: dab, fen)
+        >>> run["train/0000"].mask("dab").dtype
+        dtype('bool')
+        >>> len(run.ranking()) == len(run.images)
+        True
+        >>> sorted(run.figures)
+        ['cams', 'refine', 'segment']
+        >>> run.report.name
+        'report.html'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the settings and the list of images."""
+        self.path = Path(path)
+        require_run(self.path)
+        self.config = _parsed("report", ["--", str(self.path)])[1].config
+        self._folder = RunFolder(self.path)
+        self._set = run_images(self.config, self._folder)
+        self.classes = tuple(self._set.classes)
+        self.failed: dict[str, str] = {}
+
+    @property
+    def masks(self) -> Path:
+        """The folder of the pseudo masks, ID.png; `classes.json` in it has the class ids."""
+        return self.path / "masks"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures against ground truth, {stage: {split: {kind: {figure: value}}}}; empty if there is no truth."""
+        return self._folder.metrics() if (self.path / "metrics.json").is_file() else {}
+
+    @cached_property
+    def images(self) -> tuple[RunImage, ...]:
+        """The images, in the order of the data set."""
+        known = Ranking.of(self.path).by_id
+        names = self.classes
+
+        def of(item: ImageItem) -> RunImage:
+            confidence = known[item.id].confidence if item.id in known else None
+            return RunImage(self, item, tuple(names[number - 1] for number in item.tags), confidence)
+
+        return tuple(map(of, self._set.items))
+
+    def ranking(self) -> list[RunImage]:
+        """The images, least certain mask first; in the order of the data set if the run has no confidence."""
+        order = Ranking.of(self.path).order([image.id for image in self.images])
+        return [self.images[number] for number in order]
+
+    def final_mask(self, image_id: str) -> Path:
+        """The file of the final mask of an image: a correction by hand, or the pseudo mask.
+
+        Raises:
+            Tag2maskError: the correction is damaged.
+        """
+        corrections = CorrectionsFolder(self._folder / CORRECTIONS, self.classes)
+        return corrections.mask(image_id) or self.masks / f"{image_id}.png"
+
+    def __getitem__(self, image_id: str) -> RunImage:
+        """An image by its ID.
+
+        Raises:
+            UsageError: there is no such image.
+        """
+        for image in self.images:
+            if image.id == image_id:
+                return image
+        similar = did_you_mean(image_id, [image.id for image in self.images])
+        raise UsageError(f"{self.path} has no image {image_id}{similar}")
+
+    def __iter__(self) -> Iterator[RunImage]:
+        """The images, in the order of the data set."""
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._set)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self)} images, classes: {', '.join(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        measured = [
+            (split, f"{stage}: {kind}", f"{100 * values['miou']:.1f}")
+            for stage, splits in self.figures.items()
+            for split, kinds in splits.items()
+            for kind, values in kinds.items()
+            if values.get("miou") is not None
+        ]
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in measured)
+        table = f"<table><tr><th>split</th><th>what</th><th>mIoU, %</th></tr>{rows}</table>" if rows else ""
+        shown = [image for image in self.ranking() if self.final_mask(image.id).is_file()][:_SHOWN]
+        return f"<p>{escape(repr(self))}</p>{table}{''.join(map(_figure, shown))}"
+
+
+def _parsed(name: str, words: list[str]) -> Parsed:
+    """A parsed command line, in which no word asks for help."""
+    return cast("Parsed", parse(name, COMMANDS[name], words))
+
+
+def _figure(image: RunImage) -> str:
+    pixels = np.asarray(image.overlay())
+    uri = image_uri(pixels, picture_size((pixels.shape[0], pixels.shape[1]), _WIDTH))
+    known = "unknown" if image.confidence is None else f"{image.confidence:.2f}"
+    caption = f"{escape(image.id)}: {escape(', '.join(image.tags))}; confidence {known}"
+    return f'<figure style="display:inline-block"><img src="{uri}" alt=""><figcaption>{caption}</figcaption></figure>'
+
+
+def _written(images: Any, tags: Any, out: Path) -> tuple[Path, Path]:
+    """Write a tags table of images and tags in Python; return the folder that it is relative to, and its path."""
+    folder = Path(images) if isinstance(images, str | os.PathLike) else None
+    if isinstance(tags, Mapping):
+        pairs = list(tags.items())
+        if folder is None and (unknown := {*map(os.fspath, images)} ^ {os.fspath(name) for name, _ in pairs}):
+            raise UsageError(f"{len(unknown)} of `images` and `tags` have no partner, such as {sorted(unknown)[0]}")
+    elif folder is not None:
+        raise UsageError("with a folder as `images`, `tags` are {image: [names]} or a table; a list has no image names")
+    elif tags is None or len(tags) != len(images):
+        given = "none" if tags is None else len(tags)
+        raise UsageError(f"{len(images)} images need as many lists of tags, received {given}")
+    else:
+        pairs = list(zip(images, tags, strict=True))
+    if not pairs:
+        raise UsageError("there is no image; give a folder, or a list of image files")
+    if folder is None:
+        paths = [Path(name).absolute() for name, _ in pairs]
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        pairs = [(path.relative_to(folder), names) for path, (_, names) in zip(paths, pairs, strict=True)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "tags"])
+    for name, own in pairs:
+        if isinstance(own, str) or any(";" in each for each in own):
+            raise UsageError(f"the tags of {name} should be a list of names without `;`, received {own!r}")
+        writer.writerow([Path(name).as_posix(), ";".join(own)])
+    write_text(out / _TABLE, text.getvalue())
+    return folder, out / _TABLE
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _text(value: Any) -> str:
+    """A value of a setting as on the command line."""
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
