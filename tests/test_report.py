@@ -173,7 +173,7 @@ def test_the_page_begins_with_the_answers(tmp_path: Path) -> None:
     assert f"tag2mask export coco {folder} --out '{run.resolve()}-coco'" in top and "tag2mask predict" not in top
     write_text(run / SEGMENT_NETWORK, "")
     top = Page(write_report(run, images, SMALL)).text
-    assert f"tag2mask predict {folder} new --out '{run.resolve()}-predictions'" in top and "--restart segment" in top
+    assert f"tag2mask predict {folder} IMAGES --out '{run.resolve()}-predictions'" in top and "--restart segment" in top
 
 
 def test_without_truth_the_answers_are_estimates(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tag2mask.report.gallery import Gallery
 from tag2mask.report.pictures import heat_colours
 from tag2mask.report.ranking import Selection, attempt, least_certain, select
 from tag2mask.report.settings import ReportSettings
-from tag2mask.report.summary import class_rows, estimated_quality, next_commands, quality_sentence, worst_classes
+from tag2mask.report.summary import class_rows, estimated_quality, next_steps, quality_sentence, worst_classes
 
 FOLDER = Path(__file__).parent
 MOST_NOTICES = 20
@@ -104,7 +104,7 @@ def write_report(
             classes=rows,
             worst=worst_classes(found.splits, rows),
             estimate=estimated_quality(ranking),
-            commands=next_commands(run),
+            commands=next_steps(run.resolve()),
             about_data=notices,
             quality=quality_sentence(run, ranking, found.notice),
             network=any(each.ranked is not None and each.ranked.by_network for each in first),

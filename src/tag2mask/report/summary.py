@@ -83,20 +83,18 @@ def estimated_quality(ranking: Ranking) -> tuple[float | None, int, int]:
     return _mean(known), len(known), len(checked)
 
 
-def next_commands(run: Path) -> list[tuple[str, str]]:
-    """What can be done with a run next: (purpose, command line)."""
-    folder = shlex.quote(str(run.resolve()))
+def next_steps(run: Path) -> dict[str, str]:
+    """What to do with a run next: command lines, and the purpose of each."""
+    folder, exported, predicted = (shlex.quote(f"{run}{end}") for end in ("", "-coco", "-predictions"))
     if not (run / "masks").is_dir():
-        return [("Finish the run", f"tag2mask run --out {folder}")]
-    commands = [("Accept and correct masks", f"tag2mask review {folder}")]
+        return {f"tag2mask run --out {folder}": "finish the run"}
+    steps = {f"tag2mask review {folder}": "accept or correct masks, least certain first"}
     if (run / SEGMENT_NETWORK).is_file():
-        results = shlex.quote(f"{run.resolve()}-predictions")
-        commands.append(("Train the network again after corrections", f"tag2mask segment {folder} --restart segment"))
-        commands.append(("Masks of new images, in the folder new", f"tag2mask predict {folder} new --out {results}"))
+        steps[f"tag2mask segment {folder} --restart segment"] = "train the network again after corrections"
+        steps[f"tag2mask predict {folder} IMAGES --out {predicted}"] = "masks of images without tags"
     else:
-        commands.append(("Train a network on the masks", f"tag2mask segment {folder}"))
-    exported = shlex.quote(f"{run.resolve()}-coco")
-    return [*commands, ("Masks for other tools", f"tag2mask export coco {folder} --out {exported}")]
+        steps[f"tag2mask segment {folder}"] = "train a network that needs no tags"
+    return steps | {f"tag2mask export coco {folder} --out {exported}": "masks for other tools"}
 
 
 def link(path: Path, run: Path) -> str:
