@@ -233,8 +233,8 @@ def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path, monke
     corrections.write(second, Decision.now("rejected"))  # after the tables
     monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
     assert main(["report", str(copied)]) == 0
-    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
-    assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
+    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition('id="gallery"')[0]
+    assert f"<h4><bdi>{third}</bdi></h4>" in section and section.count("<h4>") == 1
 
 
 def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,8 +278,8 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert not (copied / QUALITY).exists()
     monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
     assert main(["report", str(copied), *more]) == 0
-    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
-    assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
+    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition('id="gallery"')[0]
+    assert f"<h4><bdi>{first}</bdi></h4>" in section and "Truth" not in section
 
 
 def test_processes_count_each_image_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,5 +70,5 @@ def test_predict_ends_with_its_results(
     out = tmp_path / "masks"
     assert main(["predict", str(tmp_path / "network.safetensors"), str(scenes / "val"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert f"masks              {out}\n" in said and f"tag2mask export coco {out} --out FOLDER" in said
+    assert f"masks              {out}\n" in said and f"tag2mask export coco {out} --out {out}-coco" in said
     assert json.loads((out / "classes.json").read_text())["classes"] == {"class1": 1, "class2": 2}

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run, write_ranking
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
-from tag2mask.data import ImageSet, write_mask
+from tag2mask.data import ImageSet, read_mask, write_mask
+from tag2mask.prediction.predictor import SEGMENT_NETWORK
+from tag2mask.quality.ranking import CLASSES as CLASSES_TABLE
 from tag2mask.quality.ranking import IMAGES, QUALITY
 from tag2mask.report import ReportSettings, write_report
 
@@ -78,8 +81,9 @@ def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, ImageSet, Page
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "action", "data", "srcset"):
-            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
-        assert "url(" not in attributes.get("style", "").replace("url(data:image/webp;base64,", "")
+            local = tag == "a" and "//" not in attributes.get(name, "") and ":" not in attributes.get(name, "")
+            assert local or attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
+        assert "url(" not in attributes.get("style", "").replace("url(data:image/jpeg;base64,", "")
     assert not re.search(r"https?://|@import", page.source)
 
 
@@ -147,13 +151,64 @@ def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
     assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
     assert "100 % of the worst tenth (17 % by chance)" in page.text
     assert "so the ranking is not reliable and the confidence of every image is unknown" in page.text
-    section = page.source.partition('id="least-certain"')[2].partition("</section>")[0]
-    assert section.count("<li ") == 4 and "Least certain masks" in page.text
+    section = page.source.partition('id="least-certain"')[2].partition('id="gallery"')[0]
+    assert section.count("<article ") == 4 and "Least certain masks" in page.text
     names = ["f", "e", "&lt;img src=x onerror=alert(2)&gt;", "c&#39; onerror=&#39;alert(1)"]
-    places = [section.index(f"<h3><bdi>{name}</bdi></h3>") for name in names]
+    places = [section.index(f"<h4><bdi>{name}</bdi></h4>") for name in names]
     assert places == sorted(places) and "<script>" not in section
     assert section.count("confidence <b>unknown</b>") == 1 and "confidence <b>0.11</b>" in section
-    assert section.count("<figcaption>Mask") == section.count("<figcaption>Truth") == 4 and "mean IoU" in section
+    assert section.count('class="name">Mask') == section.count('class="name">Truth') == 4 and "mIoU" in section
+
+
+def test_the_page_begins_with_the_answers(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path)
+    write_ranking(run, IDS[:2])
+    page = Page(write_report(run, images, SMALL))
+    top = page.text.partition("Mean IoU on")[0]
+    assert "56.0 % mean IoU on train : masks, argmax" in top and f"55.0 % mean IoU on {HOSTILE} : POT CAM" in top
+    assert f"Lowest IoU by class: disc 58.0 % , {HOSTILE} 60.0 %" in top
+    assert f"{IDS[0]} 0.01 {IDS[1]} 0.11" in top and page.source.count('id="look-1"') == 1
+    folder = str(run.resolve()).join("''")  # its name has a blank
+    assert f"tag2mask review {folder}" in top and f"tag2mask segment {folder}" in top
+    assert f"tag2mask export coco {folder} --out '{run.resolve()}-coco'" in top and "tag2mask predict" not in top
+    write_text(run / SEGMENT_NETWORK, "")
+    top = Page(write_report(run, images, SMALL)).text
+    assert f"tag2mask predict {folder} IMAGES --out '{run.resolve()}-predictions'" in top and "--restart segment" in top
+
+
+def test_without_truth_the_answers_are_estimates(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path, truth=False)
+    (run / "metrics.json").unlink()
+    write_ranking(run, IDS[:2])
+    rows = ["a,background,0.9,0.5", "a,disc,0.25,0.2", "b,disc,,0", "b,box & co,0.5,0.1"]
+    write_text(run / CLASSES_TABLE, "\n".join(["image,class,confidence,share", *rows]) + "\n")
+    page = Page(write_report(run, images, SMALL))
+    assert "0.06 mean confidence, the estimated mean IoU of a mask: 2 of 2 images have one" in page.text
+    assert "Lowest confidence by class: disc 0.25 , box & co 0.50" in page.text
+    assert "disc 2 1 10.0 % 0.25 1 0" in page.text  # two images, one with pixels, one of unknown confidence
+
+
+def test_an_image_has_one_confidence(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path)
+    lines = ["image,confidence,class,class_confidence,reason", "a,0.58,disc,0.46,CAMs disagree on disc"]
+    write_text(run / IMAGES, "\n".join(lines) + "\n")
+    page = Page(write_report(run, images, SMALL))
+    assert page.text.count("confidence 0.58 mIoU 100.0") == 2  # among the least certain and in the gallery
+    assert "CAMs disagree on disc" in page.text and "0.46" not in page.text
+
+
+def test_files_are_linked_relative_to_the_page(built: tuple[Path, ImageSet, Page]) -> None:
+    run, _, page = built
+    linked = [attributes["href"] for tag, attributes in page.elements if tag == "a" and attributes["href"][0] != "#"]
+    assert len(linked) == 2 * len(IDS) and all((run / unquote(address)).is_file() for address in linked)
+
+
+def test_a_prediction_is_a_picture_of_its_image(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path)
+    write_mask(run / "predictions/val/e.png", read_mask(run / "masks/e.png"))
+    page = Page(write_report(run, images, SMALL))
+    assert len(page.of("prediction")) == 1
+    assert "predictions/val/e.png" in [attributes.get("href") for _, attributes in page.elements]
 
 
 def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:
@@ -163,6 +218,6 @@ def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Pat
     images.items[1].path.write_bytes(b"no image")
     other = ImageSet(CLASSES, (), tmp_path)
     page = Page(write_report(run, other, SMALL, ranked=images))
-    assert page.source.count("<li style=") == 1 and "Truth" not in page.text and "1.png" in page.text
+    assert len(page.of("card")) == 1 and "Truth" not in page.text and "1.png" in page.text
     (run / IMAGES).write_text("image\na\n")
     assert "images.csv is damaged" in Page(write_report(run, images, SMALL)).text

@@ -4,7 +4,17 @@
 """
 
 from tag2mask.data.dataset import ImageSet, find_images, open_images
-from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
+from tag2mask.data.images import (
+    ImageError,
+    MaskError,
+    class_colour,
+    css,
+    image_size,
+    palette,
+    read_image,
+    read_mask,
+    write_mask,
+)
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import AugmentSettings, DataSettings
 
@@ -15,6 +25,8 @@ __all__ = [
     "ImageItem",
     "ImageSet",
     "MaskError",
+    "class_colour",
+    "css",
     "find_images",
     "image_size",
     "open_images",

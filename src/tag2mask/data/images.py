@@ -1,7 +1,7 @@
 """Reading images and masks, and writing masks."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,16 @@ def palette() -> npt.NDArray[np.uint8]:
             place = 3 * level + channel
             colours[:, channel] |= (((ids >> place) & 1) << (7 - level)).astype(np.uint8)
     return colours
+
+
+def class_colour(class_id: int) -> str:
+    """The colour of a class, of background (0) or of ignored pixels (255) everywhere: of `palette`, as ``#rrggbb``."""
+    return css(palette()[class_id])
+
+
+def css(colour: Sequence[int] | npt.NDArray[np.uint8]) -> str:
+    """``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
 
 
 def _png(image: Image.Image, texts: Mapping[str, str]) -> bytes:

@@ -4,9 +4,10 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from tag2mask.core.errors import UsageError
 from tag2mask.core.files import atomic_path
 from tag2mask.quality.estimator import FEW_CELLS, QualityEstimate
 from tag2mask.quality.features import FIELDS, MaskFeatures
+
+T = TypeVar("T")
 
 IMAGES = "confidence/images.csv"
 """The ranking of a run folder."""
@@ -139,17 +142,41 @@ def read_ranking(run: Path) -> Iterator[RankedImage]:
     Raises:
         UsageError: there is no ranking, or it is damaged.
     """
-    path = run / IMAGES
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; `tag2mask confidence {run}` writes it")
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for row in csv.DictReader(file):
-                numbers = _number(row["confidence"]), _number(row["class_confidence"])
-                by_network, cells = bool(row.get("network_free")), _number(row.get("cells") or "")
-                yield RankedImage(row["image"], numbers[0], row["class"], numbers[1], row["reason"], by_network, cells)
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it again") from error
+
+    def ranked(row: dict[str, str]) -> RankedImage:
+        numbers = _number(row["confidence"]), _number(row["class_confidence"])
+        by_network, cells = bool(row.get("network_free")), _number(row.get("cells") or "")
+        return RankedImage(row["image"], numbers[0], row["class"], numbers[1], row["reason"], by_network, cells)
+
+    return _read(run, IMAGES, ranked)
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    """A line of classes.csv: a class of an image.
+
+    Attributes:
+        confidence: estimated IoU of the class, in [0, 1]; None if unknown.
+        share: of the class in the mask, in [0, 1]; None if unknown.
+    """
+
+    image: str
+    class_name: str
+    confidence: float | None
+    share: float | None
+
+
+def read_classes(run: Path) -> Iterator[RankedClass]:
+    """The classes of every image of a run, with background.
+
+    Raises:
+        UsageError: there is no such table, or it is damaged.
+    """
+
+    def ranked(row: dict[str, str]) -> RankedClass:
+        return RankedClass(row["image"], row["class"], _number(row["confidence"]), _number(row["share"]))
+
+    return _read(run, CLASSES, ranked)
 
 
 @dataclass(frozen=True)
@@ -192,6 +219,19 @@ def small_masks_sentence(run: Path) -> str:
         f"confidence of {small[True]} of {small.total()} images is unknown, because a class's mask covers fewer than "
         f"{FEW_CELLS} CAM cells: check all of them"
     )
+
+
+def _read(run: Path, name: str, parse: Callable[[dict[str, str]], T]) -> Iterator[T]:
+    """The parsed lines of a table of a run."""
+    path = run / name
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; `tag2mask confidence {run}` writes it")
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for row in csv.DictReader(file):
+                yield parse(row)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it again") from error
 
 
 def _number(text: str) -> float | None:

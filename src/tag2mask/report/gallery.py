@@ -1,22 +1,23 @@
 """The gallery: the pictures of each chosen image with their figures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tag2mask.cams.kinds import KINDS
-from tag2mask.data import ImageItem, ImageSet, read_mask
+from tag2mask.data import ImageItem, ImageSet, class_colour, css, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.images import IGNORED
 from tag2mask.quality.ranking import RankedImage
 from tag2mask.report import pictures
-from tag2mask.report.pictures import class_colour, css, shades
+from tag2mask.report.pictures import shades
 from tag2mask.report.ranking import Notice, Selected, attempt, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
+from tag2mask.report.summary import link
 
 Size = tuple[int, int]
 
@@ -64,7 +65,8 @@ class Chip:
 
 @dataclass(frozen=True)
 class Card:
-    """An image in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
+    """An image; ``height`` and ``width`` are those of its pictures in pixels, ``links`` the titles and addresses of
+    its files."""
 
     id: str
     image: str
@@ -74,6 +76,7 @@ class Card:
     tiles: tuple[Tile, ...]
     miou: float | None
     ranked: RankedImage | None
+    links: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -105,57 +108,73 @@ class Gallery:
     notice: Notice
     clusters: int = 1
 
-    def draw(self, entries: Sequence[Selected]) -> tuple[list[Card], list[Filter]]:
-        """The cards in the given order, without unreadable images; and the classes to filter by."""
-        cards = [card for entry in entries if (card := self._card(entry)) is not None]
+    def draw(self, entries: Sequence[Selected], *, brief: bool = False) -> list[Card]:
+        """The cards in the given order, without unreadable images; ``brief`` ones have smaller pictures and no CAMs."""
+        return [card for entry in entries if (card := self._card(entry, brief)) is not None]
+
+    def filters(self, cards: Sequence[Card]) -> list[Filter]:
+        """The classes to filter cards by."""
         shown = Counter(chip.class_id for card in cards for chip in card.chips)
         frequent = sorted(shown, key=lambda class_id: (-shown[class_id], class_id))
-        filters = [Filter(tag, self._name(tag), shown[tag], self.shades(tag)) for tag in frequent]
-        return cards, filters
+        return [Filter(tag, self._name(tag), shown[tag], self.shades(tag)) for tag in frequent]
 
     def shades(self, class_id: int) -> tuple[str, ...]:
         """The shades of the prototypes of a class as CSS colours."""
         return tuple(map(css, shades(class_id, self.clusters)))
 
-    def _card(self, entry: Selected) -> Card | None:
+    def _card(self, entry: Selected, brief: bool) -> Card | None:
         item = entry.item
         image = attempt(self.notice, self.images.read_image, item)
         if image is None:
             return None
         full: Size = (image.shape[0], image.shape[1])
-        size = pictures.picture_size(full, self.settings.width)
+        size = pictures.picture_size(full, self.settings.width * 2 // 3 if brief else self.settings.width)
         truth = self._mask(item.truth, full, item)
-        tiles = [Tile("image", "Image", ())]
-        for kind in KINDS:
-            cam = self._cam(cam_path(self.run, kind, item), full)
-            if cam is not None:
-                tiles.append(self._cam_tile(kind, cam, size, truth))
-                if cam.allocation is not None:
-                    tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self.run / "edges/labels" / f"{item.id}.png", None)
-        tiles += self._label_tile("sure", "Labels for edges", sure, size)
-        tiles += self._edge_tile(item)
-        mask, title = self._final_mask(item, full)
+        tiles = [Tile("image", "Image", ()), *([] if brief else self._steps(item, full, size, truth))]
+        mask_path, title = self._final_mask(item)
+        mask = self._mask(mask_path, full)
         by_hand = self.images.corrections.has_mask(item.id)  # has no figures, which are those of the method
         miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
         tiles += self._label_tile("mask", title, mask, size, miou)
+        if (predicted := self._predicted(item)) is not None:
+            labels = self._mask(predicted, full)
+            tiles += self._label_tile("prediction", "Prediction", labels, size, self._score(labels, truth)[0])
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
             Chip(tag, self._name(tag), class_colour(tag), iou.get(tag), tag in with_heat) for tag in item.tags
         )
         uri = pictures.image_uri(image, size)
-        shown = None if by_hand else entry.miou
-        return Card(item.id, uri, *size, chips, tuple(tiles), shown, entry.ranked)
+        shown = None if by_hand else entry.miou if miou is None else miou
+        files = {"image": item.path, "mask": mask_path, "prediction": predicted}
+        links = tuple((name, link(path, self.run)) for name, path in files.items() if path is not None)
+        return Card(item.id, uri, *size, chips, tuple(tiles), shown, entry.ranked, links)
 
-    def _final_mask(self, item: ImageItem, size: Size) -> tuple[np.ndarray | None, str]:
-        """The final mask with its title."""
+    def _steps(self, item: ImageItem, full: Size, size: Size, truth: np.ndarray | None) -> Iterator[Tile]:
+        """The CAMs, and what the edge network read and gave."""
+        for kind in KINDS:
+            cam = self._cam(cam_path(self.run, kind, item), full)
+            if cam is not None:
+                yield self._cam_tile(kind, cam, size, truth)
+                if cam.allocation is not None:
+                    yield self._allocation_tile(cam, size)
+        sure = self._mask(self.run / "edges/labels" / f"{item.id}.png", None)
+        yield from self._label_tile("sure", "Labels for edges", sure, size)
+        yield from self._edge_tile(item)
+
+    def _predicted(self, item: ImageItem) -> Path | None:
+        """The prediction for an image, of any split; None without one."""
+        folders = sorted((self.run / "predictions").glob("*/"))
+        return next((path for folder in folders if (path := folder / f"{item.id}.png").is_file()), None)
+
+    def _final_mask(self, item: ImageItem) -> tuple[Path | None, str]:
+        """The file of the final mask with its title; None without a mask."""
         corrections = self.images.corrections
         verdict = corrections.verdicts.get(item.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
         masks = FinalMasks(self.run / "masks", corrections)
         path = attempt(self.notice, lambda: masks / f"{item.id}.png")
-        return self._mask(path, size), title
+        return path if path is not None and path.is_file() else None, title
 
     def _cam_tile(self, kind: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
         """All classes in colour, then the heat map of each; with mIoU if the background is known."""

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from markupsafe import Markup
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import read_json, write_text
-from tag2mask.data import ImageSet
-from tag2mask.quality.ranking import Ranking
+from tag2mask.data import ImageSet, class_colour, css
+from tag2mask.quality.ranking import CLASSES, Ranking, read_classes
 from tag2mask.report.charts import EDGE_LOSSES, TRAIN_LOSSES, Chart, draw, log_charts, sweep_charts
 from tag2mask.report.figures import Split, cam_thresholds, read_log, read_splits
 from tag2mask.report.gallery import Gallery
-from tag2mask.report.low_confidence import draw_least_certain, quality_sentence
-from tag2mask.report.pictures import class_colour, css, heat_colours
-from tag2mask.report.ranking import Selection, attempt, select
+from tag2mask.report.pictures import heat_colours
+from tag2mask.report.ranking import Selection, attempt, least_certain, select
 from tag2mask.report.settings import ReportSettings
+from tag2mask.report.summary import class_rows, estimated_quality, next_steps, quality_sentence, worst_classes
 
 FOLDER = Path(__file__).parent
 MOST_NOTICES = 20
@@ -81,9 +81,11 @@ def write_report(
     ranking = attempt(found.notice, Ranking.of, run) or Ranking({})
     selection = select(run, images, ranking, settings, found.notice)
     gallery = Gallery(run, images, settings, cam_thresholds(found.splits), found.notice)
-    cards, filters = gallery.draw(selection.shown)
-    sets = [images] if ranked is None else [ranked, images]
-    least_certain = draw_least_certain(run, sets, ranking, settings, found.notice)
+    cards = gallery.draw(selection.shown)
+    own = images if ranked is None else ranked
+    first = replace(gallery, images=own).draw(least_certain(own, ranking, settings), brief=True)
+    table = attempt(found.notice, lambda: list(read_classes(run))) if (run / CLASSES).is_file() else None
+    rows = class_rows(own, table or [])
     script = _text("script.js")
     page = (
         _environment()
@@ -96,12 +98,16 @@ def write_report(
             images=images,
             found=found,
             cards=cards,
-            filters=filters,
+            filters=gallery.filters([*first, *cards]),
             charts=[draw(chart) for chart in found.charts],
-            least_certain=least_certain,
+            first=first,
+            classes=rows,
+            worst=worst_classes(found.splits, rows),
+            estimate=estimated_quality(ranking),
+            commands=next_steps(run.resolve()),
             about_data=notices,
             quality=quality_sentence(run, ranking, found.notice),
-            network=any(each.ranked.by_network for each in least_certain),
+            network=any(each.ranked is not None and each.ranked.by_network for each in first),
             background=gallery.shades(0),
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_colours()[::23]],

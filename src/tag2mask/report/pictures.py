@@ -1,11 +1,10 @@
-"""Pictures of the report: colours of the classes, and arrays as data URIs.
+"""Pictures of the report: arrays as data URIs.
 
 An image is embedded once. All other pictures have an alpha channel, and the browser lays them over the image.
 """
 
 import base64
 import io
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -37,22 +36,12 @@ _ALLOCATION_ALPHA = 205
 _EDGE_ALPHA = 225
 
 
-def class_colour(class_id: int) -> str:
-    """The colour of a class in the palette of the mask files, as ``#rrggbb``."""
-    return css(palette()[class_id])
-
-
 def shades(class_id: int, clusters: int) -> np.ndarray:
     """A colour for each cluster of a class, light to dark, uint8 (clusters, 3); the colour itself for one cluster."""
     white = np.linspace(_LIGHTEST, _DARKEST, clusters)[:, None] if clusters > 1 else np.zeros((1, 1))
     colour = palette()[class_id] if class_id else np.array(_BACKGROUND)
     mixed: np.ndarray = np.rint(colour * (1 - white) + 255 * white).astype(np.uint8)
     return mixed
-
-
-def css(colour: Sequence[int] | np.ndarray) -> str:
-    """``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
 
 
 def picture_size(size: tuple[int, int], width: int) -> tuple[int, int]:
@@ -67,9 +56,9 @@ def smooth_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def image_uri(image: np.ndarray, size: tuple[int, int]) -> str:
-    """An image, uint8 (H, W, 3), reduced to ``size`` (h, w)."""
+    """An image, uint8 (H, W, 3), reduced to ``size`` (h, w), as JPEG: printed to PDF, it is stored as it is."""
     reduced = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return _uri(reduced, "WEBP", quality=80, method=4)
+    return _uri(reduced, "JPEG", quality=80, optimize=True, progressive=True)
 
 
 def activation_uri(maps: np.ndarray, ids: np.ndarray) -> str:
@@ -122,8 +111,8 @@ def label_uri(labels: np.ndarray) -> str:
     ignored = labels == IGNORED
     rows, columns = np.indices(labels.shape)
     hatch = (rows + columns) % 6 < 3
-    overlay[ignored & hatch] = (225, 225, 225, 200)
-    overlay[ignored & ~hatch] = (120, 120, 120, 150)
+    overlay[ignored & hatch] = (*palette()[IGNORED], 200)
+    overlay[ignored & ~hatch] = (*palette()[IGNORED] // 2, 150)
     overlay[outline(labels)] = _OUTLINE
     return _png(overlay)
 

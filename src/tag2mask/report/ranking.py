@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -87,6 +88,15 @@ def select(run: Path, images: ImageSet, ranking: Ranking, settings: ReportSettin
     if any(each.miou is not None for each in shown):
         order = "truth"
     return Selection(tuple(shown), len(candidates), len(available), order)
+
+
+def least_certain(images: ImageSet, ranking: Ranking, settings: ReportSettings) -> list[Selected]:
+    """The first images of the ranking that have tags or a confidence, and no verdict."""
+    verdicts = images.corrections.verdicts
+    open_ones = (each for each in ranking.by_id.values() if each.is_to_check and each.image not in verdicts)
+    wanted = {each.image: each for each in islice(open_ones, settings.lowest_confidence)}
+    found = {item.id: item for item in images.items.filter(lambda item: item.id in wanted)}
+    return [Selected(found[name], None, ranked) for name, ranked in wanted.items() if name in found]
 
 
 def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:

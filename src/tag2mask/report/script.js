@@ -45,8 +45,11 @@ function showView() {
 
 function filterBy(button) {
   press(filters, button);
-  const chosen = button.dataset.class;
-  cards.forEach((card) => { card.hidden = chosen !== "0" && !classesOf(card).includes(chosen); });
+  const chosen = button.dataset.class, words = one("#search").value.toLowerCase();
+  cards.forEach((card) => {
+    const named = one("h4", card).textContent.toLowerCase().includes(words);
+    card.hidden = !named || (chosen !== "0" && !classesOf(card).includes(chosen));
+  });
   const shown = cards.filter((card) => !card.hidden).length;
   one(".status").textContent = shown === cards.length ? `${shown} shown` : `${shown} of ${cards.length} shown`;
   one(".nothing").hidden = shown > 0;
@@ -54,6 +57,7 @@ function filterBy(button) {
 }
 
 filters.forEach((button) => button.addEventListener("click", () => filterBy(isPressed(button) ? filters[0] : button)));
+if (one("#search")) one("#search").addEventListener("input", () => filterBy(filters.find(isPressed)));
 views.forEach((button) => button.addEventListener("click", () => { press(views, button); showView(); }));
 cards.forEach((card) => all(".chip", card).forEach((chip) => chip.addEventListener("click", () => {
   showTag(card, isPressed(chip) ? "0" : chip.dataset.tag);
@@ -66,44 +70,89 @@ if (overlay) {
   overlay.dispatchEvent(new Event("input")); // a browser that restores the form restores the opacity
 }
 
-/* Lightbox: left and right go through the pictures of an image, up and down through the images. */
+/* A link to a hidden card shows it. */
+all(".links a").forEach((anchor) => anchor.addEventListener("click", () => {
+  one("#search").value = "";
+  filterBy(filters[0]);
+}));
+
+all(".copy").forEach((button) => button.addEventListener("click", async () => {
+  const line = button.previousElementSibling;
+  getSelection().selectAllChildren(line);
+  try { await navigator.clipboard.writeText(line.textContent); button.textContent = "Copied"; } catch { button.textContent = "Selected"; }
+}));
+
+/* Lightbox: left and right go through the pictures of an image, up and down through the images; another picture of the
+   image covers the left part up to the cut. */
 const lightbox = one(".lightbox");
+const frame = one(".frame");
+const other = one("#other");
+const cut = one("#cut");
+const kindOf = (tile) => [...tile.classList].find((name) => name !== "tile");
+const siblings = () => all(".tile, .chart", current.closest(".card, .charts"));
 let current = null;
 
-function enlarge(tile) {
-  current = tile;
-  const card = tile.closest(".card");
-  const picture = one(".picture", tile).cloneNode(true);
-  const frame = one(".frame");
-  frame.setAttribute("style", card.getAttribute("style"));
-  frame.className = `frame ${tile.className}`;
-  frame.replaceChildren(picture);
-  const figure = one("figcaption .count", tile);
-  one(".lightbox-caption").textContent =
-    `${one("figcaption .name", tile).textContent}${figure ? ` ${figure.textContent}` : ""} · ${one("h3", card).textContent}`;
+function enlarge(shown) {
+  current = shown;
+  const card = shown.closest(".card");
+  one(".compare").hidden = !card;
+  frame.style = card ? card.getAttribute("style") : "";
+  if (card) {
+    const figure = one("figcaption .count", shown);
+    one(".lightbox-caption").textContent =
+      `${one("figcaption .name", shown).textContent}${figure ? ` ${figure.textContent}` : ""} · ${one("h4", card).textContent}`;
+    const kept = other.value, others = siblings().filter((tile) => tile !== shown);
+    other.replaceChildren(...others.map((tile) => new Option(one(".name", tile).textContent, kindOf(tile))));
+    other.value = others.find((tile) => kindOf(tile) === kept) ? kept : kindOf(one(".tile.image, .tile.mask", card) === shown ? others.at(-1) : others[0]);
+    compare();
+  } else {
+    one(".lightbox-caption").textContent = one("h3", shown).firstChild.textContent;
+    const drawn = one("svg", shown).cloneNode(true), legend = one(".legend", shown);
+    frame.replaceChildren(drawn, ...(legend ? [legend.cloneNode(true)] : []));
+  }
   if (!lightbox.open) lightbox.showModal();
 }
 
+function compare() {
+  const under = siblings().find((tile) => kindOf(tile) === other.value);
+  frame.replaceChildren(...[current, under].filter(Boolean).map((tile) => {
+    const copy = document.createElement("div");
+    copy.className = tile.className;
+    copy.append(one(".picture", tile).cloneNode(true));
+    return copy;
+  }));
+  one(".compare").hidden = !under;
+  frame.style.setProperty("--cut", `${cut.value}%`);
+}
+
 function turn(step) {
-  const tiles = all(".tile", current.closest(".card"));
-  enlarge(tiles[(tiles.indexOf(current) + step + tiles.length) % tiles.length]);
+  const shown = siblings();
+  enlarge(shown[(shown.indexOf(current) + step + shown.length) % shown.length]);
 }
 
 function turnImage(step) {
   const card = current.closest(".card");
+  if (!card) return turn(step);
   const shown = cards.filter((each) => !each.hidden);
   const next = shown[(shown.indexOf(card) + step + shown.length) % shown.length];
-  const kind = [...current.classList].find((name) => name !== "tile");
-  enlarge(one(`.tile.${kind}`, next) || one(".tile", next));
+  enlarge(one(`.tile.${kindOf(current)}`, next) || one(".tile", next));
 }
 
-all(".open").forEach((button) => button.addEventListener("click", () => enlarge(button.closest(".tile"))));
+all(".open, .plot").forEach((each) => each.addEventListener("click", () => enlarge(each.closest(".tile, .chart"))));
 all("[data-step]").forEach((button) => button.addEventListener("click", () => turn(Number(button.dataset.step))));
+other.addEventListener("change", compare);
+cut.addEventListener("input", compare);
+frame.addEventListener("pointermove", (event) => {
+  const box = one(".picture", frame)?.getBoundingClientRect();
+  if (!event.buttons || !box) return;
+  cut.value = (100 * (event.clientX - box.left)) / box.width;
+  compare();
+});
 one("[data-close]").addEventListener("click", () => lightbox.close());
 lightbox.addEventListener("click", (event) => { if (event.target === lightbox) lightbox.close(); });
 lightbox.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), ArrowUp: () => turnImage(-1), ArrowDown: () => turnImage(1) };
-  if (!moves[event.key]) return;
+  if (!moves[event.key] || event.target.matches("input, select")) return;
   event.preventDefault();
   moves[event.key]();
 });

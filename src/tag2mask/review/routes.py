@@ -20,8 +20,8 @@ from werkzeug.exceptions import (
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
-from tag2mask.data.images import read_small
-from tag2mask.report.pictures import class_colour, css, heat_colours
+from tag2mask.data.images import class_colour, css, read_small
+from tag2mask.report.pictures import heat_colours
 from tag2mask.review.image_list import Order, Query, State
 from tag2mask.review.session import OutdatedError, Session, Stored
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
+from tag2mask.data.images import IGNORED, PIXEL_LIMIT, class_colour
 from tag2mask.export.formats.base import ExportSettings, Writer
 from tag2mask.export.formats.record import (
     BACKGROUND,
@@ -118,7 +118,7 @@ class LabelStudioWriter(Writer):
         """End the list of tasks, and write the labelling config."""
         self._tasks.write("\n]\n")
         labels = [
-            f"    <Label value={quoteattr(name)} background={quoteattr(_colour(class_id))}/>\n"
+            f"    <Label value={quoteattr(name)} background={quoteattr(class_colour(class_id))}/>\n"
             for class_id, name in self._labels.items()
         ]
         with self.open_text("config.xml") as file:
@@ -237,11 +237,6 @@ def _mask(regions: list[Any], size: tuple[int, int], ids: Mapping[str, int]) -> 
         mask[covered] = ids[labels[0]]
         taken |= covered
     return mask
-
-
-def _colour(class_id: int) -> str:
-    """The colour of a class in VOC's palette, as #RRGGBB."""
-    return "#{:02x}{:02x}{:02x}".format(*palette()[class_id].tolist())
 
 
 def encode_brush(covered: npt.NDArray[np.bool_]) -> list[int]:

@@ -3,7 +3,7 @@
 import { IGNORED } from "./mask.js";
 
 const OUTLINE = 0xebffffff; // ABGR: white, nearly opaque
-const HATCH = [0xc8e1e1e1, 0x96787878];
+const HATCH = [0xc8c0e0e0, 0x96607070]; // ABGR: the colour of 255 in mask files, and half of it
 const FINEST = 64; // maximum screen pixels per mask pixel
 
 /** `#rrggbb` as ABGR, the byte order of a canvas. */
