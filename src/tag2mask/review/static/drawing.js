@@ -1,7 +1,12 @@
-// Brush, eraser and fill on the open mask, by pointer and keyboard.
+// The drawing tools on the open mask, by pointer and keyboard.
 
 import { speak } from "./elements.js";
 import { SIZES } from "./mask.js";
+import { Adjustment } from "./tools/adjustment.js";
+import { colours, enlarged } from "./tools/colours.js";
+import { snapped } from "./tools/edge_brush.js";
+import { inside, Lasso } from "./tools/lasso.js";
+import { similar } from "./tools/wand.js";
 
 export class Drawing {
   /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change. */
@@ -12,8 +17,11 @@ export class Drawing {
     this.drawn = drawn;
     this.tool = "brush";
     this.step = 4;
+    this.tolerance = 24; // of the wand
+    this.adjustment = new Adjustment();
+    this.lasso = new Lasso(view, (points) => this.#lassoed(points));
     this.spaced = false; // Space is pressed
-    this.stroke = null; // {mask, last, pointer}
+    this.stroke = null; // {mask, path, pointer}
     this.moved = null; // the last point of a drag
     this.cursor = null; // pixel of the keyboard brush
     const { canvas } = view;
@@ -43,6 +51,7 @@ export class Drawing {
     for (const button of document.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
+    document.getElementById("tolerance-label").hidden = tool !== "wand";
     this.refresh();
   }
 
@@ -80,7 +89,11 @@ export class Drawing {
     const mask = this.target();
     if (!mask) return;
     this.cursor ??= { x: mask.width >> 1, y: mask.height >> 1 };
-    if (this.stroke) {
+    if (this.tool === "lasso") {
+      this.#begin(mask, this.cursor, null);
+      this.lasso.held = null;
+      speak(this.lasso.points.length ? `Point ${this.lasso.points.length}` : "Filled");
+    } else if (this.stroke) {
       this.finish();
       speak("Brush lifted");
     } else {
@@ -94,6 +107,8 @@ export class Drawing {
   finish() {
     const stroke = this.stroke;
     this.stroke = null;
+    this.lasso.drop();
+    if (stroke && this.tool === "edge") this.#snap(stroke);
     if (stroke && stroke.mask.end()) this.drawn(stroke.mask);
     if (this.view.brush) this.#show(this.view.brush, Boolean(this.cursor));
   }
@@ -107,8 +122,18 @@ export class Drawing {
 
   #begin(mask, pixel, pointer) {
     this.onBegin?.();
+    if (this.tool === "lasso") {
+      this.lasso.down(pixel);
+      return;
+    }
+    if (this.tool === "wand") {
+      this.spot = mask.inside(pixel.x, pixel.y) ? { ...pixel } : null;
+      this.adjustment.key = null; // another click is another step
+      this.wand();
+      return;
+    }
     mask.begin();
-    this.stroke = { mask, last: pixel, pointer };
+    this.stroke = { mask, path: [pixel], pointer };
     if (this.tool === "fill") {
       mask.fill(pixel.x, pixel.y, this.value);
       this.view.changed();
@@ -119,9 +144,52 @@ export class Drawing {
   }
 
   #paint(pixel) {
-    const { mask, last } = this.stroke;
-    mask.line(last, pixel, this.size, this.value);
-    this.stroke.last = pixel;
+    const { mask, path } = this.stroke;
+    mask.line(path.at(-1), pixel, this.size, this.value);
+    path.push(pixel);
+    this.view.changed();
+  }
+
+  /** Limit a stroke to the edges of the image. */
+  #snap({ mask, path }) {
+    const box = mask.box(path, this.size / 2 + 1);
+    mask.cancel();
+    if (!box) return;
+    mask.begin();
+    const picture = colours(this.view.image, mask, box), { step } = picture, value = this.value;
+    const points = path.map(({ x, y }) => ({ x: (x - box.left) / step, y: (y - box.top) / step }));
+    const isPainted = (x, y) => mask.at(box.left + Math.floor(x * step), box.top + Math.floor(y * step)) === value;
+    const selected = snapped(picture, points, this.size / step, isPainted);
+    mask.paint(box, enlarged(selected, picture, box), value);
+    this.view.changed();
+  }
+
+  /** Paint the region of similar colour around the last click of the wand, again after a change of the tolerance. */
+  wand() {
+    const mask = this.target(), { spot, value } = this;
+    if (!mask || !spot) return;
+    const box = { left: 0, top: 0, right: mask.width, bottom: mask.height };
+    const picture = colours(this.view.image, mask, box);
+    const start = { x: Math.floor(spot.x / picture.step), y: Math.floor(spot.y / picture.step) };
+    const selected = enlarged(similar(picture, start, this.tolerance), picture, box);
+    this.adjust("wand", (changed) => changed.paint(box, selected, value));
+  }
+
+  /** Change the mask in one undo step, which a repetition with the same key replaces. */
+  adjust(key, change) {
+    const mask = this.target();
+    if (!mask || !this.adjustment.apply(key, mask, change)) return;
+    this.view.changed();
+    this.drawn(mask);
+  }
+
+  #lassoed(points) {
+    const mask = this.target(), box = mask?.box(points, 0);
+    if (!box) return;
+    mask.begin();
+    mask.paint(box, inside(points, box), this.value);
+    points.forEach((point, index) => mask.line(points.at(index - 1), point, 1, this.value));
+    if (mask.end()) this.drawn(mask);
     this.view.changed();
   }
 
@@ -151,6 +219,7 @@ export class Drawing {
       return;
     }
     const pixel = this.view.pixel(point);
+    if (this.lasso.held) this.lasso.move(pixel);
     if (this.stroke?.pointer === event.pointerId) {
       const all = event.getCoalescedEvents?.() ?? [];
       for (const each of all.length ? all : [event]) this.#paint(this.view.pixel(this.view.point(each)));
@@ -160,6 +229,7 @@ export class Drawing {
 
   #up(event) {
     if (this.moved) this.moved = null;
+    else if (this.tool === "lasso") this.lasso.up();
     else if (this.stroke?.pointer === event.pointerId) this.finish();
     this.#cursorStyle();
   }
@@ -174,7 +244,7 @@ export class Drawing {
   }
 
   #show(pixel, keyboard = false) {
-    const size = this.tool === "fill" ? 1 : this.size;
+    const size = ["fill", "lasso", "wand"].includes(this.tool) ? 1 : this.size;
     this.view.brush = pixel && { x: pixel.x, y: pixel.y, size, keyboard, down: Boolean(this.stroke) };
     this.view.redraw();
     const mask = this.target(), value = pixel && mask ? mask.at(pixel.x, pixel.y) : null;

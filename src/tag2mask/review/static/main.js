@@ -18,7 +18,7 @@ async function start() {
     "zoom-in": () => review.view.zoom(1.4), "zoom-out": () => review.view.zoom(1 / 1.4), fit: () => review.view.fit(),
     accept: () => review.accept(), reject: () => review.reject(), undecide: () => review.undecide(),
     undo: () => review.undoStroke(), redo: () => review.undoStroke(true), take: () => review.takeOver(),
-    "own-tags": () => review.ownTags(),
+    "own-tags": () => review.ownTags(), clean: () => review.correct.clean(),
   };
   for (const button of document.querySelectorAll("[data-do]")) {
     button.addEventListener("click", actions[button.dataset.do]);

@@ -49,9 +49,7 @@ export class Mask {
   line(from, to, diameter, value) {
     if (!this.stroke) return; // only within a change
     const radius = diameter / 2, limit = radius * radius;
-    const box = this.#clipped(
-      Math.floor(Math.min(from.x, to.x) - radius), Math.floor(Math.min(from.y, to.y) - radius),
-      Math.ceil(Math.max(from.x, to.x) + radius) + 1, Math.ceil(Math.max(from.y, to.y) + radius) + 1);
+    const box = this.box([from, to], radius);
     if (!box) return;
     const [dx, dy] = [to.x - from.x, to.y - from.y], length = dx * dx + dy * dy;
     for (let y = box.top; y < box.bottom; y++) {
@@ -99,6 +97,30 @@ export class Mask {
     if (!this.stroke) return;
     this.pixels.set(pixels);
     this.#touch({ left: 0, top: 0, right: this.width, bottom: this.height });
+  }
+
+  /** Drop the current change. */
+  cancel() {
+    if (this.stroke?.box) this.pixels.set(this.stroke.before);
+    this.stroke = null;
+  }
+
+  /** Paint the pixels of a box that are selected, one byte per pixel of the box. */
+  paint(box, selected, value) {
+    const width = box.right - box.left;
+    for (let y = box.top; y < box.bottom; y++) {
+      const row = (y - box.top) * width - box.left;
+      for (let x = box.left; x < box.right; x++) if (selected[row + x]) this.pixels[y * this.width + x] = value;
+    }
+    this.#touch(box);
+  }
+
+  /** The box around points with a margin, inside the mask; null if there is nothing of it inside. */
+  box(points, margin) {
+    const [columns, rows] = [points.map(({ x }) => x), points.map(({ y }) => y)];
+    const least = (values) => Math.floor(values.reduce((one, other) => Math.min(one, other)) - margin);
+    const most = (values) => Math.ceil(values.reduce((one, other) => Math.max(one, other)) + margin) + 1;
+    return this.#clipped(least(columns), least(rows), most(columns), most(rows));
   }
 
   undo() {

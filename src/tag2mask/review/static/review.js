@@ -8,6 +8,7 @@ import { Mask } from "./mask.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
+import { Correct } from "./tools/correct.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
@@ -24,6 +25,7 @@ export class Review {
     this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
+    this.correct = new Correct(this, (text) => this.#say(text));
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
     const counted = (counts) => this.#counted(counts);
@@ -142,6 +144,7 @@ export class Review {
 
   undoStroke(again = false) {
     const { open } = this;
+    if (this.drawing.lasso.drop()) return;
     this.drawing.finish();
     if (!open?.mask || !(again ? open.mask.redo() : open.mask.undo())) return;
     this.#drawn(open.mask);
@@ -292,11 +295,13 @@ export class Review {
 
   #classChosen() {
     this.drawing.refresh();
+    this.correct.refresh();
     if (this.drawing.tool === "eraser") this.drawing.choose("brush");
     if (this.layers.layer?.heats?.length) this.layers.refresh();
   }
 
   #layerShown(layer) {
+    this.correct.refresh();
     find("take").disabled = !layer?.labels;
     find("as").hidden = !layer?.heats?.length || !layer.labels;
     for (const button of find("as").children) {
