@@ -13,9 +13,30 @@ export class Mask {
     this.width = width;
     this.height = height;
     this.pixels = pixels ? pixels.slice() : new Uint8Array(width * height);
+    this.earlier = this.pixels.slice(); // the pixels before the current change
+    this.counts = new Int32Array(256); // pixels of each class
+    for (let index = 0; index < this.pixels.length; index++) this.counts[this.pixels[index]]++;
     this.undone = [];
     this.done = [];
     this.stroke = null;
+    this.settle();
+  }
+
+  /** Make the current pixels those that `differs` compares with. */
+  settle() {
+    this.settled ??= new Uint8Array(this.pixels.length);
+    this.settled.set(this.pixels);
+    this.different = 0;
+  }
+
+  /** Whether any pixel is another than at the last `settle`. */
+  get differs() {
+    return this.different > 0;
+  }
+
+  /** The classes of the mask. */
+  get present() {
+    return [...this.counts.keys()].filter((value) => this.counts[value]);
   }
 
   at(x, y) {
@@ -28,16 +49,23 @@ export class Mask {
 
   /** Begin a change; everything until `end` is one undo step. */
   begin() {
-    this.stroke = { before: this.pixels.slice(), box: null };
+    this.stroke = { box: null };
+  }
+
+  /** Drop the current change. */
+  cancel() {
+    const { box } = this.stroke ?? {};
+    this.stroke = null;
+    if (box) paste(this.pixels, this.width, box, cut(this.earlier, this.width, box));
   }
 
   /** End a change; returns whether any pixel changed. */
   end() {
-    const { before, box } = this.stroke ?? {};
+    const { box } = this.stroke ?? {};
     this.stroke = null;
     if (!box) return false;
-    const patch = { ...box, before: cut(before, this.width, box), after: cut(this.pixels, this.width, box) };
-    if (patch.before.every((value, index) => value === patch.after[index])) return false;
+    const patch = { ...box, before: cut(this.earlier, this.width, box), after: cut(this.pixels, this.width, box) };
+    if (!this.#count(patch, "before", "after")) return false;
     this.done.push(patch);
     this.undone = [];
     let kept = this.done.reduce((sum, each) => sum + 2 * each.after.length, 0);
@@ -102,23 +130,37 @@ export class Mask {
   }
 
   undo() {
-    return this.#move(this.done, this.undone, "before");
+    return this.#move(this.done, this.undone, "after", "before");
   }
 
   redo() {
-    return this.#move(this.undone, this.done, "after");
+    return this.#move(this.undone, this.done, "before", "after");
   }
 
-  #move(from, to, side) {
+  #move(from, to, old, fresh) {
     const patch = from.pop();
     if (!patch) return false;
-    const width = patch.right - patch.left;
-    for (let y = patch.top; y < patch.bottom; y++) {
-      const row = patch[side].subarray((y - patch.top) * width, (y - patch.top + 1) * width);
-      this.pixels.set(row, y * this.width + patch.left);
-    }
+    paste(this.pixels, this.width, patch, patch[fresh]);
+    this.#count(patch, old, fresh);
     to.push(patch);
     return true;
+  }
+
+  /** Bring the counts and `earlier` up to date with a patch; returns whether any pixel changed. */
+  #count(patch, old, fresh) {
+    const { counts, settled, width } = this, { left, right, top, bottom, [old]: before, [fresh]: after } = patch;
+    let changed = false;
+    for (let y = top, index = 0; y < bottom; y++) {
+      for (let at = y * width + left; at < y * width + right; at++, index++) {
+        if (before[index] === after[index]) continue;
+        changed = true;
+        counts[before[index]]--;
+        counts[after[index]]++;
+        this.different += (after[index] !== settled[at]) - (before[index] !== settled[at]);
+      }
+    }
+    paste(this.earlier, width, patch, after);
+    return changed;
   }
 
   #clipped(left, top, right, bottom) {
@@ -145,4 +187,11 @@ function cut(pixels, width, { left, top, right, bottom }) {
     patch.set(pixels.subarray(y * width + left, y * width + right), (y - top) * (right - left));
   }
   return patch;
+}
+
+/** Write pixels into a box. */
+function paste(pixels, width, { left, top, right, bottom }, patch) {
+  for (let y = top; y < bottom; y++) {
+    pixels.set(patch.subarray((y - top) * (right - left), (y - top + 1) * (right - left)), y * width + left);
+  }
 }

@@ -26,9 +26,15 @@ export class Panel {
   open(own, tags, present) {
     this.own = own;
     this.tags = tags;
-    this.present = present.filter((id) => id !== 0 && id !== IGNORED);
+    this.present = classesOf(present);
     this.listed = [...new Set([...tags, ...this.present, ...this.always])];
     if (![0, IGNORED, ...tags].includes(this.chosen)) this.chosen = tags[0] ?? this.listed[0] ?? this.chosen;
+    this.draw();
+  }
+
+  /** Show the classes of a changed mask. */
+  setPresent(present) {
+    this.present = classesOf(present);
     this.draw();
   }
 
@@ -108,6 +114,11 @@ export class Panel {
       chosen(id);
     });
   }
+}
+
+/** The values that are classes, not background or ignored. */
+function classesOf(values) {
+  return values.filter((id) => id !== 0 && id !== IGNORED);
 }
 
 /** Replace the buttons; the focus stays on the button with the same data. */

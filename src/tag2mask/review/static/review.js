@@ -89,6 +89,7 @@ export class Review {
     if (open.verdict !== "accepted" && open.verdict !== "corrected") {
       this.#remember();
       this.#decide(open.drawn ? "corrected" : "accepted");
+      this.#settle();
     }
     this.saver.flush();
     await this.nextUndecided();
@@ -101,6 +102,7 @@ export class Review {
     if (open.verdict !== "rejected") {
       this.#remember();
       this.#decide("rejected");
+      this.#settle();
     }
     this.saver.flush();
     await this.nextUndecided();
@@ -135,6 +137,7 @@ export class Review {
     }
     open.drawn = last.verdict === "corrected";
     this.#decide(last.verdict);
+    this.#settle();
     this.saver.flush();
     this.#maskChanged();
     this.#say("The decision is undone.");
@@ -157,7 +160,7 @@ export class Review {
       this.drawing.finish();
       open.mask.begin();
       open.mask.replace(pixels);
-      if (open.mask.end() || !open.start) this.#drawn(open.mask);
+      if (open.mask.end() || !open.start) this.#drawn(open.mask, !open.start);
       this.layers.show("edit");
       this.#say(`${layer.title} is the mask now.`);
     } catch (error) {
@@ -203,6 +206,7 @@ export class Review {
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    this.#settle();
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
     find("id").textContent = details.id;
@@ -213,7 +217,7 @@ export class Review {
     for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = !mask;
     if (mask) {
       this.view.open(image, { width, height });
-      this.panel.open(details.own_tags, details.tags, present(mask));
+      this.panel.open(details.own_tags, details.tags, mask.present);
       this.layers.open(details, image, mask);
     } else {
       this.view.clear();
@@ -234,21 +238,30 @@ export class Review {
     }, () => {});
   }
 
-  #drawn(mask) {
+  /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
+  #drawn(mask, decided = false) {
     const { open } = this;
     if (mask !== open?.mask) return;
-    if (open.verdict !== "corrected") this.#remember();
-    open.drawn = true;
-    this.#decide("corrected");
+    const back = !decided && !mask.differs && open.settled;
+    if (back && back.verdict !== open.verdict) this.before.pop();
+    if (!back && open.verdict !== "corrected") this.#remember();
+    open.drawn = back ? back.drawn : true;
+    this.#decide(back ? back.verdict : "corrected");
     this.#maskChanged();
+  }
+
+  /** Remember the state that a drawing begins at. */
+  #settle() {
+    const { open } = this;
+    open.settled = { verdict: open.verdict, drawn: open.drawn };
+    open.mask?.settle();
   }
 
   #maskChanged() {
     if (!this.open.mask) return;
     this.view.changed();
     this.layers.redrawMask();
-    this.panel.present = present(this.open.mask).filter((id) => id !== 0 && id !== 255);
-    this.panel.draw();
+    this.panel.setPresent(this.open.mask.present);
   }
 
   /** Set the verdict here and on the server. */
@@ -387,13 +400,6 @@ function rankedWords(ranked) {
 /** Preload the next picture. */
 function fetchAhead(item) {
   if (item) new Image().src = jpeg(item, "picture");
-}
-
-/** The classes in a mask. */
-function present(mask) {
-  const seen = new Uint8Array(256);
-  for (const value of mask.pixels) seen[value] = 1;
-  return [...seen.keys()].filter((value) => seen[value]);
 }
 
 async function picture(item) {

@@ -1,0 +1,97 @@
+"""The page of a review in Chromium records what people decide, and nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from review_page import Served, await_open, await_saved, console, drag, open_page, press, until, verdict
+from review_run import CLASSES, IDS, build_run, every_value
+from tag2mask.data import read_mask
+from tag2mask.data.corrections import CorrectionsFolder
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return build_run(tmp_path)
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[Served]:
+    review = Served(run)
+    yield review
+    review.stop()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
+    """The page with the first image; an error in the console fails the test, except that of the broken image."""
+    console(chromium)
+    open_page(chromium, served)
+    yield chromium
+    assert not [message for message in console(chromium) if "422" not in message]
+
+
+def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, run: Path) -> None:
+    drag(page, (20, 30), (20, 30))
+    undo(page)
+    assert verdict(page) == "undecided"
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)  # withdraws what is stored
+    await_saved(page)
+    assert verdict(page) == "undecided" and decisions(run) == {}
+    undo(page, again=True)
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)
+    press(page, "u")  # there is nothing to undo any more
+    assert verdict(page) == "undecided"
+    press(page, "f")
+    page.find_element("css selector", f"[data-class='{every_value(0)[30, 20]}']").click()
+    drag(page, (20, 30), (20, 30))  # fills a region with its own class
+    press(page, "a")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+    press(page, "kb")
+    await_open(page, "one")
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✓ accepted" and decisions(run) == {"one": "accepted"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(0))
+    press(page, "u")
+    until(page, lambda: verdict(page) == "undecided")
+    press(page, "r")
+    await_open(page, IDS[1])
+    press(page, "k")
+    await_open(page, "one")
+    drag(page, (20, 30), (50, 30))
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✕ rejected" and decisions(run) == {"one": "rejected"}
+
+
+def decisions(run: Path) -> dict[str, str | None]:
+    """The stored verdicts by ID."""
+    folder = CorrectionsFolder(run / "corrections", CLASSES)
+    stored = {image_id: folder.decision(image_id) for image_id in folder.ids()}
+    return {image_id: decision.verdict for image_id, decision in stored.items() if decision}
+
+
+def undo(page: webdriver.Chrome, *, again: bool = False) -> None:
+    """Undo a stroke, or redo it."""
+    actions = ActionChains(page).key_down(Keys.CONTROL)
+    if again:
+        actions.key_down(Keys.SHIFT)
+    actions.send_keys("z").key_up(Keys.SHIFT).key_up(Keys.CONTROL).perform()
