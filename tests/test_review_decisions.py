@@ -82,6 +82,40 @@ def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, ru
     assert verdict(page) == "✕ rejected" and decisions(run) == {"one": "rejected"}
 
 
+def test_two_fingers_move_and_zoom_and_do_not_paint(page: webdriver.Chrome, run: Path) -> None:
+    for tool in "bf":
+        press(page, f"{tool}z")
+        before = percent(page)
+        fingers(page, [[(300, 200)], [(305, 205)], [(305, 205), (400, 205)], [(200, 205), (500, 205)], [(500, 205)], []])
+        until(page, lambda old=before: percent(page) > 2 * old)  # type: ignore[misc]
+    page.find_element("css selector", "[data-layer=cam-pot]").click()
+    fingers(page, [[(300, 200)], [(300, 200), (400, 205)], [(350, 205), (360, 205)], []])
+    pressed = page.find_element("css selector", "#layers [aria-pressed=true]")
+    assert pressed.get_attribute("data-layer") == "cam-pot"  # still shown
+    press(page, "j")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {}
+    press(page, "b")
+    fingers(page, [[(300, 200)], [(320, 220)], []])
+    await_saved(page)
+    assert decisions(run) == {IDS[1]: "corrected"}
+
+
+def test_the_hand_drags_the_image(page: webdriver.Chrome, run: Path) -> None:
+    press(page, "d")
+    drag(page, (20, 20), (60, 50))
+    fingers(page, [[(300, 200)], [(320, 260)], []])
+    press(page, Keys.ENTER)  # paints nothing either
+    assert verdict(page) == "undecided"
+    press(page, "b")
+    before = every_value(0)
+    drag(page, (60, 50), (60, 50))  # where the pixel 20, 20 is now
+    await_saved(page)
+    changed = np.argwhere(read_mask(run / "corrections/one.png") != before)
+    assert np.abs(changed.mean(axis=0) - (20, 20)).max() < 12 and changed.max(axis=0)[1] < 40
+
+
 def decisions(run: Path) -> dict[str, str | None]:
     """The stored verdicts by ID."""
     folder = CorrectionsFolder(run / "corrections", CLASSES)
@@ -95,3 +129,22 @@ def undo(page: webdriver.Chrome, *, again: bool = False) -> None:
     if again:
         actions.key_down(Keys.SHIFT)
     actions.send_keys("z").key_up(Keys.SHIFT).key_up(Keys.CONTROL).perform()
+
+
+def fingers(page: webdriver.Chrome, frames: list[list[tuple[int, int]]]) -> None:
+    """Touch the canvas: the points of all fingers in each frame, relative to its corner."""
+    corner = page.find_element("id", "canvas").rect
+    down = 0
+    for points in frames:
+        touched = [
+            {"x": corner["x"] + x, "y": corner["y"] + y, "id": number}
+            for number, (x, y) in enumerate(points)
+        ]
+        kind = "touchStart" if len(points) > down else "touchEnd" if len(points) < down else "touchMove"
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+        down = len(points)
+
+
+def percent(page: webdriver.Chrome) -> int:
+    """The zoom."""
+    return int(page.find_element("id", "zoom").text.removesuffix(" %"))

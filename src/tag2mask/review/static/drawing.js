@@ -1,4 +1,4 @@
-// Brush, eraser and fill on the open mask, by pointer and keyboard.
+// Brush, eraser, fill and hand on the open mask, by pointer and keyboard; two fingers move and zoom the image.
 
 import { speak } from "./elements.js";
 import { SIZES } from "./mask.js";
@@ -13,13 +13,14 @@ export class Drawing {
     this.tool = "brush";
     this.step = 4;
     this.spaced = false; // Space is pressed
-    this.stroke = null; // {mask, last, pointer}
-    this.moved = null; // the last point of a drag
+    this.stroke = null; // {mask, last, pointer, finger, back}; `finger` is the point of the screen under a finger
+    this.held = new Map(); // the points of the screen under the pointers that move the image, by pointer
     this.cursor = null; // pixel of the keyboard brush
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.#up(event));
+    canvas.addEventListener("pointerup", (event) => this.#up(event, () => this.finish()));
+    canvas.addEventListener("pointercancel", (event) => this.#up(event, () => this.#drop()));
     canvas.addEventListener("pointerleave", () => !this.stroke && !this.cursor && this.#show(null));
     canvas.addEventListener("auxclick", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => {
@@ -43,6 +44,7 @@ export class Drawing {
     for (const button of document.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
+    this.#cursorStyle();
     this.refresh();
   }
 
@@ -79,12 +81,17 @@ export class Drawing {
   press() {
     const mask = this.target();
     if (!mask) return;
+    if (this.tool === "hand") {
+      speak("The hand does not paint: select the brush");
+      return;
+    }
     this.cursor ??= { x: mask.width >> 1, y: mask.height >> 1 };
     if (this.stroke) {
       this.finish();
       speak("Brush lifted");
     } else {
-      this.#begin(mask, this.cursor, null);
+      this.#begin(mask, this.cursor);
+      if (this.tool === "fill") this.finish();
       speak(this.stroke ? `Brush down: ${this.panel.name(this.value)}` : "Filled");
     }
     this.#show(this.cursor, true);
@@ -94,6 +101,7 @@ export class Drawing {
   finish() {
     const stroke = this.stroke;
     this.stroke = null;
+    if (stroke && this.tool === "fill") stroke.mask.fill(stroke.last.x, stroke.last.y, this.value);
     if (stroke && stroke.mask.end()) this.drawn(stroke.mask);
     if (this.view.brush) this.#show(this.view.brush, Boolean(this.cursor));
   }
@@ -105,20 +113,26 @@ export class Drawing {
     this.#show(null);
   }
 
-  #begin(mask, pixel, pointer) {
-    this.onBegin?.();
-    mask.begin();
-    this.stroke = { mask, last: pixel, pointer };
-    if (this.tool === "fill") {
-      mask.fill(pixel.x, pixel.y, this.value);
-      this.view.changed();
-      this.finish();
-    } else {
-      this.#paint(pixel);
-    }
+  /** Drop the current stroke, as if it had not begun. */
+  #drop() {
+    const stroke = this.stroke;
+    this.stroke = null;
+    if (!stroke) return;
+    stroke.mask.cancel();
+    stroke.back?.();
+    this.view.changed();
   }
 
+  #begin(mask, pixel, pointer = null, finger = null) {
+    const back = this.onBegin?.();
+    mask.begin();
+    this.stroke = { mask, last: pixel, pointer, finger, back };
+    this.#paint(pixel);
+  }
+
+  /** Paint to a pixel; a region is filled at the end, since a second finger may still come down. */
   #paint(pixel) {
+    if (this.tool === "fill") return;
     const { mask, last } = this.stroke;
     mask.line(last, pixel, this.size, this.value);
     this.stroke.last = pixel;
@@ -126,41 +140,50 @@ export class Drawing {
   }
 
   #down(event) {
-    this.view.canvas.focus({ preventScroll: true });
-    const point = this.view.point(event);
-    if (event.button === 1 || (event.button === 0 && this.spaced)) {
+    const { canvas } = this.view, point = this.view.point(event), finger = event.pointerType === "touch" ? point : null;
+    canvas.focus({ preventScroll: true });
+    if (finger && this.stroke?.finger) { // the second finger: both move the image, and the first one has painted nothing
+      this.held.set(this.stroke.pointer, this.stroke.finger);
+      this.#drop();
+    }
+    const hand = this.spaced || this.tool === "hand" || (finger && this.held.size > 0);
+    if (event.button === 1 || (event.button === 0 && hand)) {
       event.preventDefault();
-      this.moved = point;
+      this.held.set(event.pointerId, point);
+      this.#show(null);
     } else if (event.button === 0) {
       const mask = this.target();
       if (!mask || this.stroke) return;
       this.cursor = null;
-      this.#begin(mask, this.view.pixel(point), event.pointerId);
+      this.#begin(mask, this.view.pixel(point), event.pointerId, finger);
     } else {
       return;
     }
-    this.view.canvas.setPointerCapture(event.pointerId);
+    canvas.setPointerCapture(event.pointerId);
     this.#cursorStyle();
   }
 
   #move(event) {
     const point = this.view.point(event);
-    if (this.moved) {
-      this.view.move(point.x - this.moved.x, point.y - this.moved.y);
-      this.moved = point;
+    if (this.held.has(event.pointerId)) {
+      const before = grip(this.held);
+      this.held.set(event.pointerId, point);
+      const after = grip(this.held);
+      this.view.move(after.x - before.x, after.y - before.y);
+      if (before.spread > 0 && after.spread > 0) this.view.zoom(after.spread / before.spread, after);
       return;
     }
     const pixel = this.view.pixel(point);
     if (this.stroke?.pointer === event.pointerId) {
+      if (this.stroke.finger) this.stroke.finger = point;
       const all = event.getCoalescedEvents?.() ?? [];
       for (const each of all.length ? all : [event]) this.#paint(this.view.pixel(this.view.point(each)));
     }
     if (!this.cursor) this.#show(pixel);
   }
 
-  #up(event) {
-    if (this.moved) this.moved = null;
-    else if (this.stroke?.pointer === event.pointerId) this.finish();
+  #up(event, end) {
+    if (!this.held.delete(event.pointerId) && this.stroke?.pointer === event.pointerId) end();
     this.#cursorStyle();
   }
 
@@ -170,15 +193,22 @@ export class Drawing {
   }
 
   #cursorStyle() {
-    this.view.canvas.dataset.hand = this.moved ? "grabbing" : this.spaced ? "grab" : "";
+    this.view.canvas.dataset.hand = this.held.size ? "grabbing" : this.spaced || this.tool === "hand" ? "grab" : "";
   }
 
   #show(pixel, keyboard = false) {
     const size = this.tool === "fill" ? 1 : this.size;
-    this.view.brush = pixel && { x: pixel.x, y: pixel.y, size, keyboard, down: Boolean(this.stroke) };
+    this.view.brush = pixel && this.tool !== "hand" && { x: pixel.x, y: pixel.y, size, keyboard, down: Boolean(this.stroke) };
     this.view.redraw();
     const mask = this.target(), value = pixel && mask ? mask.at(pixel.x, pixel.y) : null;
     document.getElementById("readout").textContent =
       value === null ? "" : `x ${pixel.x}  y ${pixel.y}  ${this.panel.name(value)}`;
   }
+}
+
+/** The centre of points, and their mean distance from it. */
+function grip(points) {
+  const all = [...points.values()], mean = (values) => values.reduce((sum, each) => sum + each, 0) / all.length;
+  const [x, y] = [mean(all.map((each) => each.x)), mean(all.map((each) => each.y))];
+  return { x, y, spread: mean(all.map((each) => Math.hypot(each.x - x, each.y - y))) };
 }

@@ -12,6 +12,7 @@ export function bindKeys(review, moreOpacity) {
     a: () => review.accept(), r: () => review.reject(), u: () => review.undecide(), n: () => review.nextUndecided(),
     j: () => review.go(1), k: () => review.go(-1), s: () => review.save(), c: () => review.takeOver(),
     b: () => drawing.choose("brush"), e: () => drawing.choose("eraser"), f: () => drawing.choose("fill"),
+    d: () => drawing.choose("hand"),
     "[": () => drawing.resize(drawing.step - 1), "]": () => drawing.resize(drawing.step + 1),
     ",": () => moreOpacity(-10), ".": () => moreOpacity(10),
     "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), z: () => view.fit(),

@@ -23,7 +23,7 @@ export class Review {
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
     this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
-    this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
+    this.drawing.onBegin = () => this.#showMask();
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
     const counted = (counts) => this.#counted(counts);
@@ -248,6 +248,14 @@ export class Review {
     open.drawn = back ? back.drawn : true;
     this.#decide(back ? back.verdict : "corrected");
     this.#maskChanged();
+  }
+
+  /** Show the mask; returns how to go back to another layer. */
+  #showMask() {
+    const { current } = this.layers;
+    if (current === "edit") return null;
+    this.layers.show("edit");
+    return () => this.layers.show(current);
   }
 
   /** Remember the state that a drawing begins at. */
