@@ -42,8 +42,9 @@ def open_page(page: webdriver.Chrome, served: Served) -> None:
 
 
 def await_open(page: webdriver.Chrome, image_id: str) -> None:
-    """Wait for an image to be shown."""
-    until(page, lambda: page.find_element(By.ID, "id").text == image_id)
+    """Wait for an image to be shown, and until it can be decided."""
+    ready = (By.CSS_SELECTOR, "[data-do=accept][aria-disabled=false]")
+    until(page, lambda: page.find_element(By.ID, "id").text == image_id and bool(page.find_elements(*ready)))
 
 
 def await_saved(page: webdriver.Chrome) -> None:

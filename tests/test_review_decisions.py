@@ -86,7 +86,7 @@ def test_two_fingers_move_and_zoom_and_do_not_paint(page: webdriver.Chrome, run:
     for tool in "bf":
         press(page, f"{tool}z")
         before = percent(page)
-        fingers(page, [[(300, 200)], [(305, 205)], [(305, 205), (400, 205)], [(200, 205), (500, 205)], [(500, 205)], []])
+        fingers(page, [[(300, 200)], [(305, 205), (400, 205)], [(200, 205), (500, 205)], [(500, 205)], []])
         until(page, lambda old=before: percent(page) > 2 * old)  # type: ignore[misc]
     page.find_element("css selector", "[data-layer=cam-pot]").click()
     fingers(page, [[(300, 200)], [(300, 200), (400, 205)], [(350, 205), (360, 205)], []])
@@ -116,6 +116,55 @@ def test_the_hand_drags_the_image(page: webdriver.Chrome, run: Path) -> None:
     assert np.abs(changed.mean(axis=0) - (20, 20)).max() < 12 and changed.max(axis=0)[1] < 40
 
 
+def test_a_series_of_presses_decides_what_was_shown_alone(page: webdriver.Chrome, run: Path) -> None:
+    press(page, "a" * 8 + "r" * 8)  # as from a key that bounces
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+    button = page.find_element("css selector", "[data-do=accept]")
+    actions = ActionChains(page, duration=0)
+    for _ in range(8):
+        actions.click(button)
+    actions.perform()
+    await_open(page, "turned")
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted", IDS[1]: "accepted"}
+    held = """
+        const [key, bubbles, cancelable] = [arguments[0], true, true]
+        const press = (repeat) => new KeyboardEvent("keydown", {key, repeat, bubbles, cancelable})
+        const target = document.querySelector(arguments[1])
+        target.focus()
+        return [false, true].map((repeat) => target.dispatchEvent(press(repeat)))
+    """
+    assert page.execute_script(held, "Enter", "[data-do=reject]") == [True, False]  # a held Enter clicks once
+    page.execute_script("for (let n = 0; n < 99; n++) document.querySelector('[data-do=reject]').click()")
+    await_open(page, "broken")
+    page.execute_script(held, "r", "#canvas")
+    await_open(page, "last")
+    press(page, "a")  # nothing follows
+    await_saved(page)
+    await_open(page, "last")
+    press(page, "ar")
+    await_saved(page)
+    expected = {"one": "accepted", IDS[1]: "accepted", "turned": "rejected", "broken": "rejected", "last": "accepted"}
+    assert decisions(run) == expected
+
+
+def test_a_mask_that_is_not_shown_is_not_decided(page: webdriver.Chrome, run: Path) -> None:
+    for key, layer in (("a", "cam-pot"), ("r", "image")):
+        page.find_element("css selector", f"[data-layer={layer}]").click()
+        press(page, key)
+        until(page, lambda: "press again" in page.find_element("id", "note").text)
+        assert page.find_element("css selector", "#layers [aria-pressed=true]").get_attribute("data-layer") == "edit"
+        await_open(page, "one")
+        await_saved(page)
+    assert decisions(run) == {}
+    press(page, "a")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+
+
 def decisions(run: Path) -> dict[str, str | None]:
     """The stored verdicts by ID."""
     folder = CorrectionsFolder(run / "corrections", CLASSES)
@@ -136,10 +185,7 @@ def fingers(page: webdriver.Chrome, frames: list[list[tuple[int, int]]]) -> None
     corner = page.find_element("id", "canvas").rect
     down = 0
     for points in frames:
-        touched = [
-            {"x": corner["x"] + x, "y": corner["y"] + y, "id": number}
-            for number, (x, y) in enumerate(points)
-        ]
+        touched = [{"x": corner["x"] + x, "y": corner["y"] + y, "id": number} for number, (x, y) in enumerate(points)]
         kind = "touchStart" if len(points) > down else "touchEnd" if len(points) < down else "touchMove"
         page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
         down = len(points)

@@ -50,6 +50,7 @@ export function bindKeys(review, moreOpacity) {
     }
     if (event.altKey || (key.length === 1 && key !== " " && !find("single").checked)) return;
     const pressed = target.closest?.("button, a, summary, input");
+    if (event.repeat && pressed?.closest(".decide")) event.preventDefault(); // one decision per press
     if (key === " " && !pressed) {
       drawing.hold(true);
       event.preventDefault();

@@ -11,6 +11,7 @@ import { Layers } from "./layers.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
+const LOOK = 500; // milliseconds that an image is on the screen before it can be decided: a double click decides once
 const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of decisions
 
 export class Review {
@@ -41,7 +42,8 @@ export class Review {
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
-    this.open = null; // no decision before the image is shown
+    this.open = null;
+    this.#readyShown(false);
     this.rank = item.rank;
     this.list.mark(item.index);
     const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
@@ -80,32 +82,64 @@ export class Review {
   /** Accept the mask. */
   async accept() {
     const { open } = this;
-    this.drawing.finish();
-    if (!open?.mask) return;
-    if (!open.start && !open.drawn) {
+    if (!this.#canDecide()) return;
+    if (!open.mask) {
+      this.#say("There is no mask to accept: this image cannot be read.");
+    } else if (!open.start && !open.drawn) {
       this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
-      return;
+    } else {
+      const good = open.verdict === "accepted" || open.verdict === "corrected";
+      await this.#decideAndLeave(good ? open.verdict : open.drawn ? "corrected" : "accepted");
     }
-    if (open.verdict !== "accepted" && open.verdict !== "corrected") {
-      this.#remember();
-      this.#decide(open.drawn ? "corrected" : "accepted");
-      this.#settle();
-    }
-    this.saver.flush();
-    await this.nextUndecided();
   }
 
+  /** Reject the mask. */
   async reject() {
-    const { open } = this;
+    if (this.#canDecide()) await this.#decideAndLeave("rejected");
+  }
+
+  /** Whether the mask of the open image has been on the screen for a moment; if another layer is shown, show the mask. */
+  #canDecide() {
     this.drawing.finish();
-    if (!open) return;
-    if (open.verdict !== "rejected") {
+    if (!this.ready) return false;
+    if (this.open.mask && this.#showMask()) {
+      this.#say("This is the mask that you decide about: press again.");
+      this.#await();
+      return false;
+    }
+    return true;
+  }
+
+  async #decideAndLeave(verdict) {
+    const { open } = this;
+    this.#readyShown(false); // no second decision on the way to the next image
+    if (open.verdict !== verdict) {
       this.#remember();
-      this.#decide("rejected");
+      this.#decide(verdict);
       this.#settle();
     }
     this.saver.flush();
-    await this.nextUndecided();
+    try {
+      await this.nextUndecided();
+    } finally {
+      if (open === this.open) this.#await(); // there is no next image
+    }
+  }
+
+  /** Allow decisions when the open image has been on the screen for a moment. */
+  async #await() {
+    const { open } = this;
+    this.#readyShown(false);
+    for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame); // drawn, then on the screen
+    await new Promise((passed) => setTimeout(passed, LOOK));
+    if (open === this.open) this.#readyShown(true);
+  }
+
+  #readyShown(ready) {
+    this.ready = ready;
+    for (const name of ["accept", "reject"]) {
+      document.querySelector(`[data-do=${name}]`).setAttribute("aria-disabled", String(!ready));
+    }
   }
 
   /** Undo the last decision about this image; without one, the last decision of all. */
@@ -224,6 +258,7 @@ export class Review {
       this.panel.open(details.own_tags, details.tags, []);
     }
     this.#verdictShown();
+    this.#await();
     this.#trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
