@@ -79,7 +79,7 @@ def test_the_browser_knows_every_property_of_the_style_sheet(page: webdriver.Chr
 
 def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, run: Path) -> None:
     mask = every_value(0)
-    press(page, "2")  # the second of the listed classes, which is class 20
+    page.find_element(By.CSS_SELECTOR, "[data-class='20']").click()
     drag(page, (20, 30), (50, 40))
     expected = disc_along(mask, (20, 30), (50, 40), BRUSH, 20)
     await_saved(page)
@@ -193,7 +193,7 @@ def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> 
     assert decision is not None and decision.tags == (CLASSES[6], CLASSES[19])
     field.send_keys(Keys.ESCAPE)
     page.find_element(By.CSS_SELECTOR, "[data-layer=cam-pot]").click()
-    press(page, "2")
+    page.find_element(By.CSS_SELECTOR, "[data-class='20']").click()
     press(page, Keys.ENTER)  # the brush of class 20 is down while a stage is taken over, and lifted by that
     page.find_element(By.CSS_SELECTOR, "[data-layer=cam-pot]").click()
     press(page, "c")

@@ -83,11 +83,12 @@ def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, ru
 
 
 def test_two_fingers_move_and_zoom_and_do_not_paint(page: webdriver.Chrome, run: Path) -> None:
+    fitted = percent(page)
     for tool in "bf":
         press(page, f"{tool}z")
-        before = percent(page)
+        until(page, lambda: percent(page) == fitted)
         fingers(page, [[(300, 200)], [(305, 205), (400, 205)], [(200, 205), (500, 205)], [(500, 205)], []])
-        until(page, lambda old=before: percent(page) > 2 * old)  # type: ignore[misc]
+        until(page, lambda: percent(page) > 2 * fitted)
     page.find_element("css selector", "[data-layer=cam-pot]").click()
     fingers(page, [[(300, 200)], [(300, 200), (400, 205)], [(350, 205), (360, 205)], []])
     pressed = page.find_element("css selector", "#layers [aria-pressed=true]")
@@ -163,6 +164,19 @@ def test_a_mask_that_is_not_shown_is_not_decided(page: webdriver.Chrome, run: Pa
     await_open(page, IDS[1])
     await_saved(page)
     assert decisions(run) == {"one": "accepted"}
+
+
+def test_a_number_key_is_the_same_class_on_every_image(page: webdriver.Chrome) -> None:
+    for image_id in (*IDS[:3], "last"):  # with other tags each
+        page.get(f"{page.current_url.partition('#')[0]}#{image_id}")
+        page.refresh()
+        await_open(page, image_id)
+        for key in ("1", "2", "9"):
+            press(page, key)
+            chosen = page.find_element("css selector", "#classes [aria-pressed=true]")
+            assert chosen.get_attribute("data-class") == key
+            assert chosen.text.split("\n")[0] == CLASSES[int(key) - 1] and chosen.text.endswith(key)
+        assert not page.find_elements("css selector", "[data-class='20'] kbd")
 
 
 def decisions(run: Path) -> dict[str, str | None]:

@@ -38,9 +38,9 @@ export class Panel {
     this.draw();
   }
 
-  /** Select a class by its number in the list, from 1. */
-  number(index) {
-    if (this.listed[index - 1]) this.choose(this.listed[index - 1]);
+  /** Select a class by its id, if there is one. */
+  number(id) {
+    if (this.classes[id - 1]) this.choose(id);
   }
 
   choose(id) {
@@ -73,7 +73,7 @@ export class Panel {
   }
 
   draw() {
-    const rows = this.listed.map((id, index) => this.#row(id, index < 9 ? `${index + 1}` : ""));
+    const rows = this.listed.map((id) => this.#row(id, id < 10 ? `${id}` : "")); // the same key on every image
     refill(document.getElementById("classes"), [this.#row(0, "0"), ...rows, this.#row(IGNORED, "I")]);
     const shown = [...new Set([...this.own, ...this.tags, ...this.always])];
     refill(document.getElementById("tags"), shown.sort((one, other) => one - other).map((id) => this.#tag(id)));
