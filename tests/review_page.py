@@ -62,6 +62,11 @@ def press(page: webdriver.Chrome, keys: str) -> None:
     ActionChains(page).send_keys(keys).perform()
 
 
+def brush(page: webdriver.Chrome) -> int:
+    """The diameter of the brush in pixels of the mask, as the page shows it."""
+    return int(page.find_element(By.ID, "size-shown").text.split()[0])
+
+
 def drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) -> None:
     """Draw with the mouse from the middle of one pixel of the mask to that of another."""
     canvas = page.find_element(By.ID, "canvas")

@@ -21,6 +21,7 @@ from review_page import (
     Served,
     await_open,
     await_saved,
+    brush,
     console,
     contrast,
     drag,
@@ -39,9 +40,6 @@ from tag2mask.review import Server, Session
 from tag2mask.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.browser
-
-BRUSH = 15
-"""The diameter that the page begins with."""
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +78,13 @@ def test_the_browser_knows_every_property_of_the_style_sheet(page: webdriver.Chr
 def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, run: Path) -> None:
     mask = every_value(0)
     page.find_element(By.CSS_SELECTOR, "[data-class='20']").click()
+    press(page, "]]]")
     drag(page, (20, 30), (50, 40))
-    expected = disc_along(mask, (20, 30), (50, 40), BRUSH, 20)
+    expected = disc_along(mask, (20, 30), (50, 40), brush(page), 20)
     await_saved(page)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
-    press(page, "i[[[")  # 255, three sizes smaller: 3 pixels
+    press(page, "i[[[")  # 255, three sizes smaller
+    assert brush(page) == 3
     drag(page, (70, 5), (70, 5))
     expected[4:7, 69:72] = 255
     press(page, "e")
@@ -102,7 +102,6 @@ def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, 
         assert before and not before & pictures(page)  # other images may lie at the same indices now
         assert verdict(page) == "✎ corrected"
         assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"1 of {len(IDS)} decided"
-        press(page, "[[[")
         drag(page, (40, 58), (40, 58))  # what is drawn now goes on from what was found
         expected[57:60, 39:42] = 1
         await_saved(page)
@@ -141,7 +140,7 @@ def test_accepting_by_keyboard_keeps_every_pixel(page: webdriver.Chrome, run: Pa
 
 def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) -> None:
     mask = every_value(0)
-    press(page, "1[[")  # 5 pixels: a step of half of it is 3
+    press(page, "1]")  # 5 pixels: a step of half of it is 3
     ActionChains(page).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(Keys.SHIFT).perform()  # 43, 30
     press(page, Keys.ENTER)
     for keys in ((Keys.ARROW_DOWN, Keys.ARROW_DOWN), (Keys.ARROW_LEFT,)):
@@ -314,7 +313,7 @@ def test_what_cannot_be_saved_is_shown_and_kept(page: webdriver.Chrome, run: Pat
         ("corrected", (CLASSES[19],)),
         ("rejected", None),
     ]
-    expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
+    expected = disc_along(every_value(0), (10, 10), (12, 10), brush(page), 1)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
 
 
@@ -331,7 +330,7 @@ def test_two_reviews_of_one_run(page: webdriver.Chrome, served: Served, run: Pat
     await_open(page, "turned")
     page.find_element(By.ID, "retry").click()
     await_saved(page)
-    expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
+    expected = disc_along(every_value(0), (10, 10), (12, 10), brush(page), 1)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
     listed(page)[0].find_element(By.TAG_NAME, "button").click()
     await_open(page, "one")

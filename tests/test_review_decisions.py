@@ -9,8 +9,8 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from review_page import Served, await_open, await_saved, console, drag, open_page, press, until, verdict
-from review_run import CLASSES, IDS, build_run, every_value
+from review_page import Served, await_open, await_saved, brush, console, drag, open_page, press, until, verdict
+from review_run import CLASSES, IDS, build_run, disc_along, every_value
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder
 
@@ -177,6 +177,26 @@ def test_a_number_key_is_the_same_class_on_every_image(page: webdriver.Chrome) -
             assert chosen.get_attribute("data-class") == key
             assert chosen.text.split("\n")[0] == CLASSES[int(key) - 1] and chosen.text.endswith(key)
         assert not page.find_elements("css selector", "[data-class='20'] kbd")
+
+
+def test_the_brush_keeps_its_size_on_the_screen(page: webdriver.Chrome, run: Path) -> None:
+    expected = every_value(0)
+    press(page, "1]]]]]]]")  # as large as the image
+    fitted = brush(page)
+    drag(page, (20, 30), (50, 41))
+    expected = disc_along(expected, (20, 30), (50, 41), fitted, 1)
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    press(page, "++++")
+    until(page, lambda: 3 < fitted / brush(page) < 5)
+    page.execute_script("document.getElementById('canvas').focus()")
+    ActionChains(page).key_down(Keys.SHIFT).send_keys(Keys.ARROW_LEFT).key_up(Keys.SHIFT).perform()
+    press(page, "2" + Keys.ENTER + Keys.ENTER)  # from the middle, half a brush to the left
+    size = brush(page)
+    at = (40 - (size + 1) // 2, 30)
+    expected = disc_along(expected, at, at, size, 2)
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
 
 
 def decisions(run: Path) -> dict[str, str | None]:

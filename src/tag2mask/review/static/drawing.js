@@ -1,7 +1,9 @@
 // Brush, eraser, fill and hand on the open mask, by pointer and keyboard; two fingers move and zoom the image.
 
 import { speak } from "./elements.js";
-import { SIZES } from "./mask.js";
+
+/** Brush diameters on the screen, in CSS pixels: the brush paints finer where the image is zoomed in. */
+export const SIZES = [2, 4, 8, 12, 18, 24, 36, 54, 80, 120, 180, 270, 400];
 
 export class Drawing {
   /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change. */
@@ -11,7 +13,7 @@ export class Drawing {
     this.target = target;
     this.drawn = drawn;
     this.tool = "brush";
-    this.step = 4;
+    this.step = 5;
     this.spaced = false; // Space is pressed
     this.stroke = null; // {mask, last, pointer, finger, back}; `finger` is the point of the screen under a finger
     this.held = new Map(); // the points of the screen under the pointers that move the image, by pointer
@@ -29,8 +31,9 @@ export class Drawing {
     }, { passive: false });
   }
 
+  /** The diameter of the brush in pixels of the image; odd, so that a disc is centred on a pixel. */
   get size() {
-    return SIZES[this.step];
+    return 2 * Math.floor((SIZES[this.step] * devicePixelRatio) / this.view.scale / 2) + 1;
   }
 
   /** The painted class: the selected one, or background. */
@@ -51,8 +54,18 @@ export class Drawing {
   resize(step) {
     this.step = Math.min(SIZES.length - 1, Math.max(0, step));
     document.getElementById("size").value = this.step;
-    document.getElementById("size-shown").textContent = `${this.size} px`;
+    this.sizeShown();
     this.refresh();
+  }
+
+  /** Show the size of the brush at the zoom of the view. */
+  sizeShown() {
+    document.getElementById("size-shown").textContent = `${this.size} px of the image`;
+    if (this.view.brush) this.view.brush.size = this.#brushSize;
+  }
+
+  get #brushSize() {
+    return this.tool === "fill" ? 1 : this.size;
   }
 
   /** Redraw the brush. */
@@ -197,8 +210,8 @@ export class Drawing {
   }
 
   #show(pixel, keyboard = false) {
-    const size = this.tool === "fill" ? 1 : this.size;
-    this.view.brush = pixel && this.tool !== "hand" && { x: pixel.x, y: pixel.y, size, keyboard, down: Boolean(this.stroke) };
+    const brush = pixel && { x: pixel.x, y: pixel.y, size: this.#brushSize, keyboard, down: Boolean(this.stroke) };
+    this.view.brush = this.tool === "hand" ? null : brush;
     this.view.redraw();
     const mask = this.target(), value = pixel && mask ? mask.at(pixel.x, pixel.y) : null;
     document.getElementById("readout").textContent =

@@ -2,9 +2,6 @@
 
 export const IGNORED = 255;
 
-/** Brush diameters in pixels; odd, so that a disc is centred on a pixel. */
-export const SIZES = [1, 3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401];
-
 const HISTORY = 256 * 1024 * 1024; // bytes of the undo history
 
 export class Mask {
@@ -76,18 +73,15 @@ export class Mask {
   /** Paint a line with a disc: each pixel whose centre is closer to the line than the radius. */
   line(from, to, diameter, value) {
     if (!this.stroke) return; // only within a change
-    const radius = diameter / 2, limit = radius * radius;
+    const radius = diameter / 2;
     const box = this.#clipped(
       Math.floor(Math.min(from.x, to.x) - radius), Math.floor(Math.min(from.y, to.y) - radius),
       Math.ceil(Math.max(from.x, to.x) + radius) + 1, Math.ceil(Math.max(from.y, to.y) + radius) + 1);
     if (!box) return;
-    const [dx, dy] = [to.x - from.x, to.y - from.y], length = dx * dx + dy * dy;
     for (let y = box.top; y < box.bottom; y++) {
-      for (let x = box.left; x < box.right; x++) {
-        const along = length ? Math.min(1, Math.max(0, ((x - from.x) * dx + (y - from.y) * dy) / length)) : 0;
-        const [awayX, awayY] = [x - from.x - along * dx, y - from.y - along * dy];
-        if (awayX * awayX + awayY * awayY < limit) this.pixels[y * this.width + x] = value;
-      }
+      const [left, right] = closer(from, to, radius, y);
+      const [first, end] = [Math.max(box.left, Math.ceil(left)), Math.min(box.right, Math.floor(right) + 1)];
+      if (first < end) this.pixels.fill(value, y * this.width + first, y * this.width + end);
     }
     this.#touch(box);
   }
@@ -178,6 +172,30 @@ export class Mask {
       right: Math.max(old.right, box.right), bottom: Math.max(old.bottom, box.bottom),
     };
   }
+}
+
+/** The first and the last x of a row that are closer to a line than the radius; the set is convex. */
+function closer(from, to, radius, y) {
+  let [left, right] = [Infinity, -Infinity];
+  const add = (low, high) => ([left, right] = [Math.min(left, low), Math.max(right, high)]);
+  for (const end of [from, to]) { // the discs at its ends
+    const half = Math.sqrt(radius * radius - (y - end.y) ** 2);
+    if (half >= 0) add(end.x - half, end.x + half);
+  }
+  const [dx, dy, down] = [to.x - from.x, to.y - from.y, y - from.y], length = Math.hypot(dx, dy);
+  let [low, high] = [-Infinity, Infinity]; // between them: bounds of factor · (x − from.x) across and along the line
+  for (const [factor, least, most] of [
+    [dy, dx * down - radius * length, dx * down + radius * length], [dx, -dy * down, length * length - dy * down],
+  ]) {
+    if (factor) {
+      const ends = [least / factor, most / factor];
+      [low, high] = [Math.max(low, Math.min(...ends)), Math.min(high, Math.max(...ends))];
+    } else if (least > 0 || most < 0) {
+      return [left, right];
+    }
+  }
+  if (length && low <= high) add(from.x + low, from.x + high);
+  return [left, right];
 }
 
 /** The pixels of a box. */

@@ -31,7 +31,10 @@ export class Review {
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
-    this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
+    this.view.zoomed = (scale) => {
+      find("zoom").textContent = `${Math.round(100 * scale)} %`;
+      this.drawing.sizeShown();
+    };
     this.before = []; // undo history: {index, of, rank, verdict, pixels}
     this.#counted(settings.counts);
   }
