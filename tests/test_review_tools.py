@@ -165,7 +165,7 @@ def test_clean_and_its_slider_are_one_step(page: webdriver.Chrome, run: Path) ->
     _saved(page, run, expected)
     assert page.find_element(By.ID, "note").text == "2 pieces removed."
     _slide(page, "least", 0)
-    _saved(page, run, mask())
+    _back(page, run)
     _slide(page, "least", 3)
     hole = mask()
     hole[5, 70] = 0  # 0.1 % of 4800 pixels are 4.8: the speck alone
@@ -194,7 +194,7 @@ def test_the_wand_follows_its_tolerance(page: webdriver.Chrome, run: Path) -> No
     _press(page, "2w")
     _drag(page, [(22, 17)])
     square = mask()
-    square[15:45, 20:60] = 20
+    square[15:45, 20:60] = 2
     _saved(page, run, square)
     _slide(page, "tolerance", 128)
     _slide(page, "tolerance", 24)
@@ -203,7 +203,8 @@ def test_the_wand_follows_its_tolerance(page: webdriver.Chrome, run: Path) -> No
 
 
 def test_the_edge_brush_in_the_page(page: webdriver.Chrome, run: Path) -> None:
-    _press(page, "1d]")
+    _press(page, "1q")
+    _slide(page, "size", 11)
     _drag(page, [(30, 20), (50, 20)])
     _until(page, lambda: (run / "corrections/one.png").is_file())
     after = read_mask(run / "corrections/one.png")
@@ -213,7 +214,7 @@ def test_the_edge_brush_in_the_page(page: webdriver.Chrome, run: Path) -> None:
 
 def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path) -> None:
     box = mask()
-    box[5:15, 5:20] = 20
+    box[5:15, 5:20] = 2
     _press(page, "2l")
     _drag(page, [(5, 5), (19, 5), (19, 14), (5, 14)])  # freely
     _saved(page, run, box)
@@ -226,9 +227,10 @@ def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path
     _press(page, Keys.ESCAPE)  # drops the line
     for keys in ((), (Keys.ARROW_RIGHT,), (Keys.ARROW_DOWN,), (Keys.ARROW_LEFT, Keys.ARROW_UP)):
         ActionChains(page).key_down(Keys.SHIFT).send_keys(*keys).key_up(Keys.SHIFT).send_keys(Keys.ENTER).perform()
-    triangle = mask()
-    for row in range(9):
-        triangle[30 + row, 40 + row : 49] = 20  # the brush moves by 8 pixels from the middle
+    size = int(page.find_element(By.ID, "size-shown").text.split()[0])
+    triangle, far = mask(), int(size / 2 + 0.5)  # the brush moves by half of its size, from the middle
+    for row in range(far + 1):
+        triangle[30 + row, 40 + row : 41 + far] = 2
     _saved(page, run, triangle)
     _drag(page, [(5, 5)])
     _undo(page)  # drops the line alone
@@ -238,7 +240,7 @@ def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path
 
 
 def test_the_tools_have_names_and_states(page: webdriver.Chrome) -> None:
-    for key, tool in (("d", "edge"), ("l", "lasso"), ("w", "wand"), ("b", "brush")):
+    for key, tool in (("q", "edge"), ("l", "lasso"), ("w", "wand"), ("b", "brush")):
         _press(page, key)
         pressed = page.find_elements(By.CSS_SELECTOR, "[data-tool][aria-pressed=true]")
         assert [button.get_attribute("data-tool") for button in pressed] == [tool]
@@ -288,8 +290,13 @@ def _undo(page: webdriver.Chrome) -> None:
 
 
 def _undone(page: webdriver.Chrome, run: Path) -> None:
-    """Undo, and wait until the correction is gone or is the mask of the run."""
+    """Undo, and wait until the mask is that of the run."""
     _undo(page)
+    _back(page, run)
+
+
+def _back(page: webdriver.Chrome, run: Path) -> None:
+    """Wait until the correction is gone or is the mask of the run."""
     file = run / "corrections/one.png"
     _until(page, lambda: not file.is_file() or bool((read_mask(file) == mask()).all()))
 

@@ -1,7 +1,7 @@
 // Entry point: binds buttons and keys to the actions of a review.
 
 import { get } from "./api.js";
-import { SIZES } from "./mask.js";
+import { SIZES } from "./drawing.js";
 import { bindKeys } from "./keys.js";
 import { Review } from "./review.js";
 
@@ -36,7 +36,7 @@ async function start() {
   find("help-open").addEventListener("click", () => find("help").showModal());
   find("help-close").addEventListener("click", () => find("help").close());
   bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
-  review.drawing.resize(4);
+  review.drawing.resize(5);
   setOpacity(review, 55);
   addEventListener("pagehide", () => review.save());
   document.addEventListener("visibilitychange", () => document.hidden && review.save());

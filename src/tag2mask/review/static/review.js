@@ -12,6 +12,7 @@ import { Correct } from "./tools/correct.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
+const LOOK = 500; // milliseconds that an image is on the screen before it can be decided: a double click decides once
 const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of decisions
 
 export class Review {
@@ -24,7 +25,7 @@ export class Review {
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
     this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
-    this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
+    this.drawing.onBegin = () => this.#showMask();
     this.correct = new Correct(this, (text) => this.#say(text));
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
@@ -32,7 +33,10 @@ export class Review {
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
-    this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
+    this.view.zoomed = (scale) => {
+      find("zoom").textContent = `${Math.round(100 * scale)} %`;
+      this.drawing.sizeShown();
+    };
     this.before = []; // undo history: {index, of, rank, verdict, pixels}
     this.#counted(settings.counts);
   }
@@ -43,7 +47,8 @@ export class Review {
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
-    this.open = null; // no decision before the image is shown
+    this.open = null;
+    this.#readyShown(false);
     this.rank = item.rank;
     this.list.mark(item.index);
     const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
@@ -82,30 +87,64 @@ export class Review {
   /** Accept the mask. */
   async accept() {
     const { open } = this;
-    this.drawing.finish();
-    if (!open?.mask) return;
-    if (!open.start && !open.drawn) {
+    if (!this.#canDecide()) return;
+    if (!open.mask) {
+      this.#say("There is no mask to accept: this image cannot be read.");
+    } else if (!open.start && !open.drawn) {
       this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
-      return;
+    } else {
+      const good = open.verdict === "accepted" || open.verdict === "corrected";
+      await this.#decideAndLeave(good ? open.verdict : open.drawn ? "corrected" : "accepted");
     }
-    if (open.verdict !== "accepted" && open.verdict !== "corrected") {
-      this.#remember();
-      this.#decide(open.drawn ? "corrected" : "accepted");
-    }
-    this.saver.flush();
-    await this.nextUndecided();
   }
 
+  /** Reject the mask. */
   async reject() {
-    const { open } = this;
+    if (this.#canDecide()) await this.#decideAndLeave("rejected");
+  }
+
+  /** Whether the mask of the open image has been on the screen for a moment; if another layer is shown, show the mask. */
+  #canDecide() {
     this.drawing.finish();
-    if (!open) return;
-    if (open.verdict !== "rejected") {
+    if (!this.ready) return false;
+    if (this.open.mask && this.#showMask()) {
+      this.#say("This is the mask that you decide about: press again.");
+      this.#await();
+      return false;
+    }
+    return true;
+  }
+
+  async #decideAndLeave(verdict) {
+    const { open } = this;
+    this.#readyShown(false); // no second decision on the way to the next image
+    if (open.verdict !== verdict) {
       this.#remember();
-      this.#decide("rejected");
+      this.#decide(verdict);
+      this.#settle();
     }
     this.saver.flush();
-    await this.nextUndecided();
+    try {
+      await this.nextUndecided();
+    } finally {
+      if (open === this.open) this.#await(); // there is no next image
+    }
+  }
+
+  /** Allow decisions when the open image has been on the screen for a moment. */
+  async #await() {
+    const { open } = this;
+    this.#readyShown(false);
+    for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame); // drawn, then on the screen
+    await new Promise((passed) => setTimeout(passed, LOOK));
+    if (open === this.open) this.#readyShown(true);
+  }
+
+  #readyShown(ready) {
+    this.ready = ready;
+    for (const name of ["accept", "reject"]) {
+      document.querySelector(`[data-do=${name}]`).setAttribute("aria-disabled", String(!ready));
+    }
   }
 
   /** Undo the last decision about this image; without one, the last decision of all. */
@@ -137,6 +176,7 @@ export class Review {
     }
     open.drawn = last.verdict === "corrected";
     this.#decide(last.verdict);
+    this.#settle();
     this.saver.flush();
     this.#maskChanged();
     this.#say("The decision is undone.");
@@ -160,7 +200,7 @@ export class Review {
       this.drawing.finish();
       open.mask.begin();
       open.mask.replace(pixels);
-      if (open.mask.end() || !open.start) this.#drawn(open.mask);
+      if (open.mask.end() || !open.start) this.#drawn(open.mask, !open.start);
       this.layers.show("edit");
       this.#say(`${layer.title} is the mask now.`);
     } catch (error) {
@@ -206,6 +246,7 @@ export class Review {
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    this.#settle();
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
     find("id").textContent = details.id;
@@ -216,13 +257,14 @@ export class Review {
     for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = !mask;
     if (mask) {
       this.view.open(image, { width, height });
-      this.panel.open(details.own_tags, details.tags, present(mask));
+      this.panel.open(details.own_tags, details.tags, mask.present);
       this.layers.open(details, image, mask);
     } else {
       this.view.clear();
       this.panel.open(details.own_tags, details.tags, []);
     }
     this.#verdictShown();
+    this.#await();
     this.#trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
@@ -237,21 +279,38 @@ export class Review {
     }, () => {});
   }
 
-  #drawn(mask) {
+  /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
+  #drawn(mask, decided = false) {
     const { open } = this;
     if (mask !== open?.mask) return;
-    if (open.verdict !== "corrected") this.#remember();
-    open.drawn = true;
-    this.#decide("corrected");
+    const back = !decided && !mask.differs && open.settled;
+    if (back && back.verdict !== open.verdict) this.before.pop();
+    if (!back && open.verdict !== "corrected") this.#remember();
+    open.drawn = back ? back.drawn : true;
+    this.#decide(back ? back.verdict : "corrected");
     this.#maskChanged();
+  }
+
+  /** Show the mask; returns how to go back to another layer. */
+  #showMask() {
+    const { current } = this.layers;
+    if (current === "edit") return null;
+    this.layers.show("edit");
+    return () => this.layers.show(current);
+  }
+
+  /** Remember the state that a drawing begins at. */
+  #settle() {
+    const { open } = this;
+    open.settled = { verdict: open.verdict, drawn: open.drawn };
+    open.mask?.settle();
   }
 
   #maskChanged() {
     if (!this.open.mask) return;
     this.view.changed();
     this.layers.redrawMask();
-    this.panel.present = present(this.open.mask).filter((id) => id !== 0 && id !== 255);
-    this.panel.draw();
+    this.panel.setPresent(this.open.mask.present);
   }
 
   /** Set the verdict here and on the server. */
@@ -392,13 +451,6 @@ function rankedWords(ranked) {
 /** Preload the next picture. */
 function fetchAhead(item) {
   if (item) new Image().src = jpeg(item, "picture");
-}
-
-/** The classes in a mask. */
-function present(mask) {
-  const seen = new Uint8Array(256);
-  for (const value of mask.pixels) seen[value] = 1;
-  return [...seen.keys()].filter((value) => seen[value]);
 }
 
 async function picture(item) {

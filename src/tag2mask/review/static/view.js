@@ -160,7 +160,8 @@ export class View {
 
   #draw() {
     this.frame = undefined;
-    this.zoomed?.(this.scale / devicePixelRatio);
+    if (this.announced !== this.scale) this.zoomed?.(this.scale / devicePixelRatio);
+    this.announced = this.scale;
     const { context, scale, origin, size } = this, [width, height] = [size.width * scale, size.height * scale];
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.image) return;

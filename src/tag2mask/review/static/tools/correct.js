@@ -15,9 +15,8 @@ export class Correct {
     find("least").addEventListener("input", () => this.clean());
     find("threshold").addEventListener("input", () => this.threshold());
     find("tolerance").addEventListener("input", () => {
-      drawing.tolerance = Number(find("tolerance").value);
+      drawing.tolerate(Number(find("tolerance").value));
       this.#shown();
-      drawing.wand();
     });
     drawing.tolerance = Number(find("tolerance").value);
     this.#shown();

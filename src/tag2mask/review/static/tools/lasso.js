@@ -10,27 +10,31 @@ export class Lasso {
     this.points = [];
   }
 
-  /** Begin a line, add a point, or close the line on its first or last point. */
+  /** Begin a line, add a point, or close the line on its first or last point when the pointer goes up. */
   down(pixel) {
     const { points } = this;
     this.held = points.length === 0 ? pixel : null;
-    if (points.length > 2 && (this.#near(pixel, points[0]) || this.#near(pixel, points.at(-1)))) this.close();
-    else this.#add(pixel);
+    this.closing = points.length > 2 && [points[0], points.at(-1)].some((point) => this.#near(pixel, point));
+    if (!this.closing) this.#add(pixel);
   }
 
-  /** Draw on while the pointer is down. */
+  /** Draw on while the pointer that began the line is down. */
   move(pixel) {
-    if (this.points.length) this.#add(pixel);
+    if (this.held) this.#add(pixel);
   }
 
-  /** Close a line that was drawn in one stroke; a single point stays open. */
-  up() {
-    if (this.held && this.points.some((point) => !this.#near(point, this.held))) this.close();
+  /** Drop what was drawn since the pointer came down. */
+  back() {
+    if (!this.closing) this.points = this.held ? [] : this.points.slice(0, -1);
     this.held = null;
+    this.#show();
   }
 
-  close() {
-    const { points } = this;
+  /** Close a line that was drawn in one stroke, too; a single point stays open. */
+  up() {
+    const { points, held, closing } = this;
+    this.held = null;
+    if (!closing && !(held && points.some((point) => !this.#near(point, held)))) return;
     this.drop();
     this.closed(points);
   }
