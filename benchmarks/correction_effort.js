@@ -1,6 +1,6 @@
 // The scripted user of correction_effort.py: which action brings a mask nearest to its ground truth for each click.
 
-const IGNORED = 255, ENOUGH = 0.9;
+const IGNORED = 255, ENOUGH = 0.9, HAND = 4; // HAND: pixels by which a free line leaves the outline
 
 /** The tools of the review page at `address`. */
 async function tools(address) {
@@ -11,15 +11,16 @@ async function tools(address) {
 
 /** Each class of the ground truth with its IoU, ignored pixels left out. */
 function ious(pixels, truth) {
-  const both = new Float64Array(256), either = new Float64Array(256), there = new Set();
+  const both = new Int32Array(256), found = new Int32Array(256), there = new Int32Array(256);
   for (let at = 0; at < truth.length; at++) {
-    if (truth[at] === IGNORED) continue;
-    there.add(truth[at]);
-    either[truth[at]]++;
-    if (pixels[at] === truth[at]) both[truth[at]]++;
-    else either[pixels[at]]++;
+    const value = truth[at];
+    if (value === IGNORED) continue;
+    there[value]++;
+    found[pixels[at]]++;
+    if (pixels[at] === value) both[value]++;
   }
-  return [...there].map((value) => [value, both[value] / either[value]]);
+  const classes = [...there.keys()].filter((value) => there[value]);
+  return classes.map((value) => [value, both[value] / (there[value] + found[value] - both[value])]);
 }
 
 /** The mean IoU, each counted up to the one that is enough. */
@@ -36,7 +37,8 @@ function reached(pixels, truth) {
  * The action with the largest gain of mean IoU for each click, {tool, gain, cost, pixels, …}; null if none gains.
  *
  * @param with the names of the allowed tools.
- * @param state {mask, truth, image, sizes, heats, tolerance}: `heats` are CAMs by class, `sizes` the brush diameters.
+ * @param state {mask, truth, image, sizes, heats, tolerance}: `heats` are CAMs by class, `sizes` the brush diameters,
+ *   `room` the distance of two clicks of a lasso.
  */
 function best(t, allowed, state) {
   const before = score(state.mask.pixels, state.truth);
@@ -45,7 +47,7 @@ function best(t, allowed, state) {
     const gain = score(pixels, state.truth) - before;
     if (gain > 1e-9 && (!found || gain / action.cost > found.gain / found.cost)) found = { ...action, gain, pixels };
   };
-  const names = ["brush", "fill", "clean", "threshold", "edge", "wand", "polygon"].filter((each) => allowed.includes(each));
+  const names = ["brush", "fill", "clean", "threshold", "edge", "wand", "polygon", "lasso"].filter((each) => allowed.includes(each));
   const regions = wrong(state.mask, state.truth);
   for (const name of names) CANDIDATES[name](t, state, regions, consider);
   return found;
@@ -113,19 +115,32 @@ const CANDIDATES = {
     }
   },
 
-  polygon(t, { mask }, regions, consider) {
+  polygon(t, { mask, room }, regions, consider) {
     for (const region of regions) {
       for (const error of [2, 4, 8]) {
-        const path = simplified(contour(region), error);
+        const path = apart(simplified(contour(region), error), room);
         if (path.length < 3 || path.length > 40) continue;
-        const copy = edited(t, mask), box = copy.box(path, 0);
-        copy.paint(box, t.inside(path, box), region.value);
-        path.forEach((point, at) => copy.line(path.at(at - 1), point, 1, region.value));
-        consider({ tool: "polygon", cost: path.length + 1, path, value: region.value }, copy.pixels);
+        consider({ tool: "polygon", cost: path.length + 1, path, value: region.value }, around(t, mask, region, path));
       }
     }
   },
+
+  lasso(t, { mask }, regions, consider) {
+    for (const region of regions) {
+      const path = simplified(contour(region), HAND);
+      if (path.length < 3) continue;
+      consider({ tool: "lasso", cost: 1, path, value: region.value }, around(t, mask, region, path));
+    }
+  },
 };
+
+/** The mask with a class inside a closed line. */
+function around(t, mask, { value }, path) {
+  const copy = edited(t, mask), box = copy.box(path, 0);
+  copy.paint(box, t.inside(path, box), value);
+  path.forEach((point, at) => copy.line(path.at(at - 1), point, 1, value));
+  return copy.pixels;
+}
 
 function edited(t, mask) {
   const copy = new t.Mask(mask.width, mask.height, mask.pixels);
@@ -145,7 +160,7 @@ function wrong(mask, truth) {
     const list = [start];
     seen[start] = 1;
     for (let first = 0; first < list.length; first++) {
-      for (const next of around(list[first], width, height)) {
+      for (const next of neighbours(list[first], width, height)) {
         if (seen[next] || !isWrong(next, value)) continue;
         seen[next] = 1;
         list.push(next);
@@ -158,7 +173,7 @@ function wrong(mask, truth) {
 }
 
 /** The 4 neighbours of a pixel. */
-function around(at, width, height) {
+function neighbours(at, width, height) {
   const x = at % width, found = [];
   if (x > 0) found.push(at - 1);
   if (x < width - 1) found.push(at + 1);
@@ -203,7 +218,7 @@ function ridge({ away, peak, width, height }, diameter) {
   const farthest = (from) => {
     const before = new Map([[from, from]]), queue = [from];
     for (let first = 0; first < queue.length; first++) {
-      for (const next of around(queue[first], width, height)) {
+      for (const next of neighbours(queue[first], width, height)) {
         if (before.has(next) || away[next] < room) continue;
         before.set(next, queue[first]);
         queue.push(next);
@@ -236,6 +251,12 @@ function contour({ list, width, height }) {
     [x, y] = [x + turns[turn][0], y + turns[turn][1]];
   } while ((y * width + x !== first || path.length < 2) && path.length < 20000);
   return path;
+}
+
+/** The points of a line that are apart: a click on the first or the last one would close the line. */
+function apart(path, room) {
+  const far = (one, other) => Math.hypot(one.x - other.x, one.y - other.y) > room;
+  return path.reduce((kept, each) => (kept.length && !(far(each, kept[0]) && far(each, kept.at(-1))) ? kept : [...kept, each]), []);
 }
 
 /** A line without the points that lie nearer to it than `error` (Douglas and Peucker, 1973). */

@@ -5,8 +5,9 @@ python benchmarks/correction_effort.py RUN DATA --images 20
 RUN is a run folder, DATA its data set with ground truth. The user works in headless Chromium on a copy of RUN until
 each class of the ground truth has IoU 0.9. At each step it takes the action that gains most mean IoU for each click: a
 stroke of the brush along the middle of one of the four largest wrong regions, a fill there, and likewise for the other
-tools. A corner of a polygon is a click. The choice of a class, tool or size is counted apart. The user is exact, which
-favours the brush. `agree` counts the masks that the page saved as the user expected, pixel for pixel.
+tools. A corner of a polygon is a click; a free line of the lasso is one stroke, which leaves the outline by up to 4
+pixels. The choice of a class, tool or size is counted apart. The user is exact, which favours the brush. `agree` counts
+the masks that the page saved as the user expected, pixel for pixel.
 
 The pieces of a mask are its 8-connected regions of one class, without background.
 """
@@ -15,6 +16,7 @@ import argparse
 import base64
 import json
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -73,10 +75,12 @@ const [index, truth, shares, tolerance, done] = arguments, address = location.hr
     size.slider.dispatchEvent(new Event('input'));
     return parseInt(document.getElementById('size-shown').textContent);
   });
+  const canvas = document.getElementById('canvas');
   const start = await map(`labels/${details.start}`);
   window.user = {
     policy, tools, map, size: null, chosen: null, tool: 'brush',
     state: {
+      room: 12 / Math.min((canvas.width - 24) / width, (canvas.height - 24) / height),
       mask: new tools.Mask(width, height, start.pixels), image, sizes, heats,
       shares, tolerance,
       truth: Uint8Array.from(atob(truth), (letter) => letter.charCodeAt(0)),
@@ -145,14 +149,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     sets = [tuple(names.split("+")) for names in options.tools or ()]
-    sets = sets or [BEFORE, *((*BEFORE, name) for name in ADDED), (*BEFORE, *ADDED)]
+    sets = sets or [BEFORE, (*BEFORE, *ADDED), *((*BEFORE, name) for name in (*ADDED, "lasso"))]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
         shutil.copytree(options.run, copy, ignore=shutil.ignore_patterns("train", "edges", "segment", "corrections"))
         page = _browser(folder)
         try:
             pieces = _pieces(page, copy, options.data)
-            efforts = {"+".join(names): _effort(page, copy, options.data, names, options.images) for names in sets}
+            efforts = {}
+            for names in sets:
+                efforts["+".join(names)] = _effort(page, copy, options.data, names, options.images)
+                print(names, efforts["+".join(names)], file=sys.stderr)
         finally:
             page.quit()
         print(json.dumps({"clean": pieces, "effort": efforts, "hardware": hardware()}, indent=1))

@@ -18,11 +18,16 @@ export function cleaned(pixels, width, height, least) {
     if (!borders.has(one)) borders.set(one, new Map());
     borders.get(one).set(other, (borders.get(one).get(other) ?? 0) + 1);
   };
-  for (let at = 0; at < pixels.length; at++) {
-    for (const next of [(at + 1) % width ? at + 1 : at, at + width]) {
-      if (next >= pixels.length || pieces[next] === pieces[at]) continue;
-      touch(pieces[at], pieces[next]);
-      touch(pieces[next], pieces[at]);
+  const meet = (one, other) => {
+    touch(one, other);
+    touch(other, one);
+  };
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at++) {
+      const piece = pieces[at], right = x < width - 1 ? pieces[at + 1] : piece;
+      const below = y < height - 1 ? pieces[at + width] : piece;
+      if (right !== piece) meet(piece, right);
+      if (below !== piece) meet(piece, below);
     }
   }
   const parents = areas.map((_, piece) => piece);
@@ -42,28 +47,32 @@ export function cleaned(pixels, width, height, least) {
       borders.get(root).set(other, (borders.get(root).get(other) ?? 0) + length);
     }
   }
-  return { pixels: Uint8Array.from(pieces, (piece) => classes[find(piece)]), removed: borders.size };
+  const values = areas.map((_, piece) => classes[find(piece)]), result = new Uint8Array(pixels.length);
+  for (let at = 0; at < result.length; at++) result[at] = values[pieces[at]];
+  return { pixels: result, removed: borders.size };
 }
 
 /** The 4-connected pieces: the number of each pixel's piece, and the area and the class of each piece. */
 function label(pixels, width, height) {
-  const pieces = new Int32Array(width * height).fill(-1), areas = [], classes = [], waiting = [];
+  const pieces = new Int32Array(width * height).fill(-1), areas = [], classes = [];
+  const waiting = new Int32Array(width * height);
   for (let start = 0; start < pixels.length; start++) {
     if (pieces[start] >= 0) continue;
     const piece = areas.length, value = pixels[start];
-    let area = 0;
+    let count = 0;
     pieces[start] = piece;
-    waiting.push(start);
-    while (waiting.length) {
-      const at = waiting.pop(), x = at % width;
-      area++;
-      for (const next of [x ? at - 1 : at, x < width - 1 ? at + 1 : at, at - width, at + width]) {
-        if (pieces[next] !== -1 || pixels[next] !== value) continue; // outside: undefined
+    waiting[count++] = start;
+    for (let first = 0; first < count; first++) {
+      const at = waiting[first], x = at % width;
+      for (let side = 0; side < 4; side++) {
+        const next = side === 0 ? at - width : side === 1 ? at + width : side === 2 ? at - 1 : at + 1;
+        if ((side === 2 && x === 0) || (side === 3 && x === width - 1)) continue;
+        if (next < 0 || next >= pixels.length || pieces[next] !== -1 || pixels[next] !== value) continue;
         pieces[next] = piece;
-        waiting.push(next);
+        waiting[count++] = next;
       }
     }
-    areas.push(area);
+    areas.push(count);
     classes.push(value);
   }
   return { pieces, areas, classes };

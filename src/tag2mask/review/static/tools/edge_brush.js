@@ -51,15 +51,17 @@ export function snapped(picture, path, diameter, isPainted) {
 function gradient({ width, height, data }) {
   const steps = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
-    const rows = [Math.max(0, y - 1), y, Math.min(height - 1, y + 1)].map((row) => row * width);
+    const [above, below] = [Math.max(0, y - 1), Math.min(height - 1, y + 1)].map((row) => 4 * width * row);
+    const own = 4 * width * y;
     for (let x = 0; x < width; x++) {
-      const [left, right] = [Math.max(0, x - 1), Math.min(width - 1, x + 1)];
+      const middle = 4 * x, left = x ? middle - 4 : middle, right = x < width - 1 ? middle + 4 : middle;
       let most = 0;
       for (let channel = 0; channel < 3; channel++) {
-        const at = (row, column) => data[4 * (rows[row] + column) + channel];
-        const across = at(0, right) + 2 * at(1, right) + at(2, right) - at(0, left) - 2 * at(1, left) - at(2, left);
-        const down = at(2, left) + 2 * at(2, x) + at(2, right) - at(0, left) - 2 * at(0, x) - at(0, right);
-        most = Math.max(most, Math.abs(across), Math.abs(down));
+        const [a, o, b] = [above + channel, own + channel, below + channel];
+        const corner = data[b + right] - data[a + left], other = data[a + right] - data[b + left];
+        const across = Math.abs(corner + other + 2 * (data[o + right] - data[o + left]));
+        const down = Math.abs(corner - other + 2 * (data[b + middle] - data[a + middle]));
+        most = Math.max(most, across, down);
       }
       steps[y * width + x] = most >> 2;
     }
