@@ -199,6 +199,28 @@ def test_the_brush_keeps_its_size_on_the_screen(page: webdriver.Chrome, run: Pat
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
 
 
+def test_a_review_that_has_ended_says_so_and_the_page_keeps_its_drawing(
+    chromium: webdriver.Chrome, served: Served, run: Path
+) -> None:
+    page = chromium
+    open_page(page, served)
+    served.stop()
+    for key in "jna":
+        press(page, key)
+        until(page, lambda: "The program does not answer" in page.find_element("id", "trouble").text)
+        await_open(page, "one")
+        page.execute_script("document.getElementById('trouble').textContent = ''")
+    current = page.find_element("css selector", "#images [aria-current]")
+    assert current.text.startswith("one") and verdict(page) == "✓ accepted"  # not saved, but kept
+    drag(page, (20, 30), (50, 30))
+    undo(page)
+    undo(page, again=True)
+    assert verdict(page) == "✎ corrected"
+    until(page, lambda: "Not saved: The program does not answer" in page.find_element("id", "fault").text)
+    assert decisions(run) == {}
+    console(page)
+
+
 def decisions(run: Path) -> dict[str, str | None]:
     """The stored verdicts by ID."""
     folder = CorrectionsFolder(run / "corrections", CLASSES)

@@ -22,7 +22,7 @@ export class Review {
     this.view.setColours(settings.classes);
     this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
-    this.layers.failed = (message) => this.#trouble(message);
+    this.layers.failed = (message) => this.trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.#showMask();
     const refused = (index) => this.list.update(index, { unsaved: true });
@@ -30,7 +30,7 @@ export class Review {
     const counted = (counts) => this.#counted(counts);
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
-    this.list.failed = (message) => this.#trouble(message);
+    this.list.failed = (message) => this.trouble(message);
     this.view.zoomed = (scale) => {
       find("zoom").textContent = `${Math.round(100 * scale)} %`;
       this.drawing.sizeShown();
@@ -59,8 +59,30 @@ export class Review {
       if (opening !== this.opening) return;
       this.#opened(details, image, base);
     } catch (error) {
-      if (opening === this.opening) this.#trouble(error.message);
+      if (opening !== this.opening) return;
+      if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
+      else this.#unopened(item);
+      this.trouble(error.message);
     }
+  }
+
+  /** Keep the image that is on the screen, with its drawing. */
+  #stay() {
+    const { last } = this;
+    this.open = last;
+    if (!last) return;
+    this.rank = last.rank;
+    this.list.mark(last.index);
+    this.#await();
+  }
+
+  /** Show that an image could not be opened; then nothing is drawn or decided. */
+  #unopened({ id = "" }) {
+    this.last = null;
+    this.#titleShown(id, null, "This image could not be opened.");
+    find("verdict").textContent = "";
+    this.view.clear();
+    this.panel.open([], [], []);
   }
 
   /** Open the next (or previous) image. */
@@ -201,7 +223,7 @@ export class Review {
       this.layers.show("edit");
       this.#say(`${layer.title} is the mask now.`);
     } catch (error) {
-      this.#trouble(error.message);
+      this.trouble(error.message);
     }
   }
 
@@ -242,16 +264,11 @@ export class Review {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
-    this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    this.open = this.last = { ...details, rank: this.rank, mask, kept, drawn: details.verdict === "corrected" };
     this.#settle();
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
-    find("id").textContent = details.id;
-    document.title = `${details.id} · ${this.title}`;
-    find("ranked").textContent = rankedWords(details.ranked);
-    find("unreadable").hidden = Boolean(mask);
-    find("unreadable").textContent = details.fault ?? "";
-    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = !mask;
+    this.#titleShown(details.id, details.ranked, details.fault ?? "");
     if (mask) {
       this.view.open(image, { width, height });
       this.panel.open(details.own_tags, details.tags, mask.present);
@@ -262,7 +279,7 @@ export class Review {
     }
     this.#verdictShown();
     this.#await();
-    this.#trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
+    this.trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
@@ -274,6 +291,16 @@ export class Review {
       if (open === this.open) this.list.mark(details.index); // the list may have been reloaded
       fetchAhead(next);
     }, () => {});
+  }
+
+  /** Show the ID and the confidence, and the image itself if it has no fault. */
+  #titleShown(id, ranked, fault) {
+    find("id").textContent = id;
+    document.title = `${id} · ${this.title}`;
+    find("ranked").textContent = rankedWords(ranked);
+    find("unreadable").hidden = !fault;
+    find("unreadable").textContent = fault;
+    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = Boolean(fault);
   }
 
   /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
@@ -369,7 +396,7 @@ export class Review {
     const first = this.list.items[0];
     const same = this.open && this.list.item(this.open.index);
     if (same) {
-      this.rank = same.rank;
+      this.rank = this.open.rank = same.rank;
       this.list.mark(same.index);
     } else if (first) {
       await this.show(first);
@@ -405,7 +432,7 @@ export class Review {
   }
 
   /** Show an error about the open image. */
-  #trouble(message) {
+  trouble(message) {
     find("trouble").hidden = !message;
     find("trouble").textContent = message;
   }
