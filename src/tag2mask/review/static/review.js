@@ -27,15 +27,17 @@ export class Review {
     this.drawing.onBegin = () => this.#showMask();
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
-    const counted = (counts) => this.#counted(counts);
-    this.list = new List(settings, (item) => this.show(item), counted);
+    this.list = new List(settings, {
+      chosen: (item) => this.show(item), counted: (counts) => this.#counted(counts),
+      pending: ({ index }) => this.saver.unstored(index), open: () => this.open,
+    });
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.trouble(message);
     this.view.zoomed = (scale) => {
       find("zoom").textContent = `${Math.round(100 * scale)} %`;
       this.drawing.sizeShown();
     };
-    this.before = []; // undo history: {index, of, rank, verdict, pixels}
+    this.before = []; // undo history: {index, id, of, verdict, pixels}
     this.#counted(settings.counts);
   }
 
@@ -177,8 +179,8 @@ export class Review {
         this.#say("There is no decision to undo.");
         return;
       }
-      const { index } = last;
-      await this.show(this.list.item(index) ?? { index, rank: last.rank });
+      const { index, id } = last;
+      await this.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
       if (this.open?.index !== index || !this.open.verdict) return;
     }
     const { open } = this;
@@ -231,7 +233,7 @@ export class Review {
     const { open } = this;
     if (!open) return;
     this.panel.setTags([...open.own_tags]);
-    this.saver.tags(open.index, null);
+    this.#tagged([...open.own_tags]);
   }
 
   save() {
@@ -278,6 +280,7 @@ export class Review {
       this.panel.open(details.own_tags, details.tags, []);
     }
     this.#verdictShown();
+    this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
     this.#await();
     this.trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
@@ -350,8 +353,8 @@ export class Review {
 
   /** Add the current decision to the undo history. */
   #remember() {
-    const { index, image_version: of, verdict, kept } = this.open;
-    this.before.push({ index, of, rank: this.rank, verdict, pixels: kept });
+    const { index, id, image_version: of, verdict, kept } = this.open;
+    this.before.push({ index, id, of, verdict, pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
     while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
@@ -359,15 +362,17 @@ export class Review {
   #tagged(tags) {
     const { open } = this;
     if (!open) return;
-    this.saver.tags(open.index, tags);
+    const changed = { tags, other_tags: String(tags) !== String(open.own_tags) };
+    Object.assign(open, changed);
+    this.saver.tags(open.index, tags, changed.other_tags);
+    this.list.update(open.index, changed);
+    this.#verdictShown();
     this.layers.refresh();
   }
 
   #stored(index, state) {
     const { counts, ...decision } = state;
-    decision.unsaved = false;
-    if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
-    if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
+    Object.assign(decision, this.saver.unstored(index)); // what is newer
     this.list.update(index, decision);
     this.#counted(counts);
     if (this.open?.index === index) {
@@ -448,10 +453,7 @@ export class Review {
 
 /** Replace the details by pending changes; returns the pending mask, if any. */
 function prefer(details, mask, tags) {
-  if (tags) {
-    details.tags = tags.body.tags ?? [...details.own_tags];
-    details.other_tags = String(details.tags) !== String(details.own_tags);
-  }
+  if (tags) Object.assign(details, { tags: tags.body.tags, other_tags: tags.other });
   if (!mask || (mask.query && mask.query.of !== details.image_version)) return null; // drawn on another image
   const drawn = mask.body instanceof Uint8Array;
   details.verdict = mask.verdict;
