@@ -31,7 +31,8 @@ export class List {
     earlier.addEventListener("click", () => this.#asked(this.loadEarlier()));
     this.earlier.append(earlier);
     const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
-    new IntersectionObserver(seen).observe(this.more);
+    this.observer = new IntersectionObserver(seen);
+    this.observer.observe(this.more);
     let typed;
     find("find").addEventListener("input", () => {
       clearTimeout(typed);
@@ -99,6 +100,8 @@ export class List {
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
+      this.observer.unobserve(this.more); // asks again, also where the end of the list has stayed in view
+      this.observer.observe(this.more);
       find("found").textContent = `${page.total.toLocaleString("en")} image${page.total === 1 ? "" : "s"}`;
       this.counted(page.counts);
     });

@@ -56,8 +56,7 @@ export class Review {
       const details = await get(`api/images/${item.index}`);
       if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
       const kept = prefer(details, ...waiting);
-      const pixels = details.size ? [picture(details), kept ?? this.#base(details)] : [null, null];
-      const [image, base] = await Promise.all(pixels);
+      const [image, base] = details.size ? await this.#content(details, kept) : [null, null];
       if (opening !== this.opening) return;
       this.#opened(details, image, base);
     } catch (error) {
@@ -98,12 +97,16 @@ export class Review {
   /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
-    const next = await this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
+    const next = await this.#undecided();
+    if (next) await this.show(next);
+    else this.#say("No undecided image after this one.");
+  }
+
+  #undecided() {
+    return this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
       const waiting = this.saver.pending(index, "mask");
       return !(waiting ? waiting.verdict : verdict);
     });
-    if (next) await this.show(next);
-    else this.#say("No undecided image after this one.");
   }
 
   /** Accept the mask. */
@@ -241,6 +244,27 @@ export class Review {
     this.saver.flush();
   }
 
+  /** The picture and the mask of an image, from `ahead` if they are there. */
+  async #content(details, kept) {
+    const { ahead } = this;
+    const same = (name) => ahead?.details[name] === details[name];
+    if (!kept && ["index", "image_version", "decision_version", "start"].every(same)) return ahead.content;
+    return Promise.all([picture(details), kept ?? this.#base(details)]);
+  }
+
+  /** Load the image that probably follows: the next undecided one, or else the next. */
+  async #loadAhead() {
+    const { open } = this;
+    const next = (await this.#undecided()) ?? (await this.list.neighbour(this.rank, 1));
+    if (open !== this.open) return;
+    this.list.mark(open.index); // the list may have been reloaded
+    if (!next || this.ahead?.details.index === next.index) return;
+    const details = await get(`api/images/${next.index}`);
+    if (open !== this.open || !details.size) return;
+    this.ahead = { details, content: Promise.all([picture(details), this.#base(details)]) };
+    this.ahead.content.catch(() => (this.ahead = null));
+  }
+
   /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
   async #base(details) {
     try {
@@ -267,7 +291,7 @@ export class Review {
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = this.last = { ...details, rank: this.rank, mask, kept, drawn: details.verdict === "corrected" };
-    this.#settle();
+    this.open.settled = { verdict: this.open.verdict, drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
     this.#titleShown(details.id, details.ranked, details.fault ?? "");
@@ -289,11 +313,7 @@ export class Review {
       history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
     this.list.mark(details.index);
-    const { open } = this;
-    this.list.neighbour(this.rank, 1).then((next) => {
-      if (open === this.open) this.list.mark(details.index); // the list may have been reloaded
-      fetchAhead(next);
-    }, () => {});
+    this.#loadAhead().catch(() => {}); // the error comes again when the image is opened
   }
 
   /** Show the ID and the confidence, and the image itself if it has no fault. */
@@ -470,11 +490,6 @@ function isMask({ name }) {
 function rankedWords(ranked) {
   if (!ranked) return "";
   return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
-}
-
-/** Preload the next picture. */
-function fetchAhead(item) {
-  if (item) new Image().src = jpeg(item, "picture");
 }
 
 async function picture(item) {
