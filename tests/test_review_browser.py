@@ -172,7 +172,9 @@ def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) 
     await_open(page, IDS[1])
     press(page, "k")
     until(page, lambda: "one.png" in page.find_element(By.ID, "trouble").text)
-    drag(page, (10, 10), (12, 10))
+    shown = [page.find_element(By.ID, name).is_displayed() for name in ("canvas", "unreadable")]
+    assert shown == [False, True] and page.find_element(By.ID, "id").text == "one"
+    press(page, "ar")
     press(page, "s")
     await_saved(page)
     assert (run / "corrections/one.png").read_bytes() == b"cut off"

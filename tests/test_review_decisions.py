@@ -10,11 +10,21 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from review_page import Served, await_open, await_saved, brush, console, drag, open_page, press, until, verdict
-from review_run import CLASSES, IDS, build_run, disc_along, every_value
+from review_run import CLASSES, IDS, build_run, disc_along, every_value, open_session
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder
 
 pytestmark = pytest.mark.browser
+
+SHOWN = """
+    const texts = (node, selector) => [...(node?.querySelectorAll(selector) ?? [])].map((each) => each.textContent)
+    const row = document.querySelector("#images [aria-current]")
+    return [
+        ...texts(document, "#id, #verdict"), texts(document, "#tags [aria-pressed=true]"), ...texts(row, ".name"),
+        texts(row, ".one, .changed"), ...texts(row, ".state"),
+    ]
+"""
+"""ID, verdict and tags of the open image, and the same of its row in the list."""
 
 
 @pytest.fixture
@@ -197,6 +207,85 @@ def test_the_brush_keeps_its_size_on_the_screen(page: webdriver.Chrome, run: Pat
     expected = disc_along(expected, at, at, size, 2)
     await_saved(page)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+
+
+def test_a_review_that_has_ended_says_so_and_the_page_keeps_its_drawing(
+    chromium: webdriver.Chrome, served: Served, run: Path
+) -> None:
+    page = chromium
+    open_page(page, served)
+    served.stop()
+    for key in "jna":
+        press(page, key)
+        until(page, lambda: "The program does not answer" in page.find_element("id", "trouble").text)
+        await_open(page, "one")
+        page.execute_script("document.getElementById('trouble').textContent = ''")
+    current = page.find_element("css selector", "#images [aria-current]")
+    assert current.text.startswith("one") and verdict(page) == "✓ accepted"  # not saved, but kept
+    drag(page, (20, 30), (50, 30))
+    undo(page)
+    undo(page, again=True)
+    assert verdict(page) == "✎ corrected"
+    until(page, lambda: "Not saved: The program does not answer" in page.find_element("id", "fault").text)
+    assert decisions(run) == {}
+    console(page)
+
+
+def test_the_list_agrees_with_the_open_image(
+    page: webdriver.Chrome, run: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def agreed(image_id: str, words: str, tags: tuple[int, ...]) -> None:
+        names = [CLASSES[tag - 1] for tag in tags]
+        changed = ["(changed)"] if "tags changed" in words else []
+        state = words.partition(",")[0].replace("undecided", "")
+        expected = [image_id, words, names, image_id, [*names, *changed], state]
+        until(page, lambda: page.execute_script(SHOWN) == expected)
+        assert page.title.startswith(f"{image_id} · ")
+
+    monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)
+    page.refresh()
+    agreed("one", "undecided", (1, 20))
+    page.find_element("css selector", "[data-tag='1']").click()
+    agreed("one", "undecided, tags changed", (20,))  # at once, before it is saved
+    page.find_element("id", "own-tags").click()
+    agreed("one", "undecided", (1, 20))
+    await_open(page, "one")
+    press(page, "a")
+    await_open(page, IDS[1])
+    press(page, "k")
+    agreed("one", "✓ accepted", (1, 20))
+    open_session(run).delete_mask(2, "rejected")  # by another page
+    for image_id in (IDS[1], "turned"):
+        press(page, "j")
+        await_open(page, image_id)
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys("r")  # filtered, the open image stays
+    until(page, lambda: page.find_element("id", "found").text == "3 images")
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys(Keys.BACKSPACE)
+    until(page, lambda: page.find_element("id", "found").text == "5 images")
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys("one")  # the open image is not in the list: the first one is opened
+    agreed("one", "✓ accepted", (1, 20))
+    press(page, "u")
+    until(page, lambda: verdict(page) == "undecided")
+    agreed("one", "undecided", (1, 20))
+    page.find_element("id", "find").send_keys(Keys.BACKSPACE * 3)
+    until(page, lambda: page.find_element("id", "found").text == "5 images")
+    agreed("one", "undecided", (1, 20))
+    (run / "corrections").rename(run / "kept")
+    (run / "corrections").write_text("in the way")
+    drag(page, (10, 10), (12, 10))
+    until(page, lambda: "not saved" in page.find_element("css selector", "#images [aria-current]").text)
+    page.find_element("id", "find").send_keys("o")  # what could not be saved is still marked
+    until(page, lambda: "not saved" in page.find_element("css selector", "#images [aria-current]").text)
+    (run / "corrections").unlink()
+    page.find_element("id", "retry").click()
+    await_saved(page)
+    agreed("one", "✎ corrected", (1, 20))
+    page.refresh()
+    agreed("one", "✎ corrected", (1, 20))
+    console(page)
 
 
 def decisions(run: Path) -> dict[str, str | None]:

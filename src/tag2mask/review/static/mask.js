@@ -5,7 +5,7 @@ export const IGNORED = 255;
 const HISTORY = 256 * 1024 * 1024; // bytes of the undo history
 
 export class Mask {
-  /** A copy of `pixels`, or background. */
+  /** A copy of `pixels`, which nobody modifies, or background. */
   constructor(width, height, pixels = null) {
     this.width = width;
     this.height = height;
@@ -16,13 +16,13 @@ export class Mask {
     this.undone = [];
     this.done = [];
     this.stroke = null;
-    this.settle();
+    this.settled = pixels ?? new Uint8Array(width * height);
+    this.different = 0; // pixels that differ from `settled`
   }
 
   /** Make the current pixels those that `differs` compares with. */
   settle() {
-    this.settled ??= new Uint8Array(this.pixels.length);
-    this.settled.set(this.pixels);
+    this.settled = this.pixels.slice();
     this.different = 0;
   }
 
