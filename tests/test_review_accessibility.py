@@ -32,6 +32,8 @@ def test_the_page_is_accessible(chromium: webdriver.Chrome, served: Served, sche
     page.find_element("css selector", "[data-layer=cam-pot]").click()
     press(page, "gd")
     found["heat"] = violations(page)
+    press(page, "w")
+    found["wand"] = violations(page)
     press(page, "a")
     until(page, lambda: page.find_element("id", "note").is_displayed())
     await_open(page, "one")

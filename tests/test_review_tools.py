@@ -1,8 +1,7 @@
 """The tools of the review that help to correct: each against an independent form of its rule, and in the page."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -18,12 +17,11 @@ from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
-from review_run import SIZE, build_run, open_session
+from review_page import Served, open_page, press, until
+from review_run import SIZE, build_run
 from tag2mask.data import read_mask, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
-from tag2mask.review import Server
 
 pytestmark = pytest.mark.browser
 
@@ -50,16 +48,11 @@ def run(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(chromium: webdriver.Chrome, run: Path) -> Iterator[webdriver.Chrome]:
-    server = Server(open_session(run), "run")
-    thread = threading.Thread(target=server.serve)
-    thread.start()
+    served = Served(run)
     chromium.get("about:blank")
-    chromium.get(server.address)
-    _until(chromium, lambda: chromium.find_element(By.ID, "id").text == "one")
+    open_page(chromium, served)
     yield chromium
-    chromium.get("about:blank")
-    server.stop()
-    thread.join()
+    served.stop()
 
 
 def photo() -> np.ndarray:
@@ -159,7 +152,7 @@ def test_a_stroke_of_the_edge_brush_ends_at_the_edge(page: webdriver.Chrome) -> 
 
 
 def test_clean_and_its_slider_are_one_step(page: webdriver.Chrome, run: Path) -> None:
-    _press(page, "x")  # 0.1 % of 4800 pixels are 4.8: the speck alone
+    press(page, "x")  # 0.1 % of 4800 pixels are 4.8: the speck alone
     expected = mask()
     expected[5, 70] = 0
     _saved(page, run, expected)
@@ -176,24 +169,24 @@ def test_clean_and_its_slider_are_one_step(page: webdriver.Chrome, run: Path) ->
 
 
 def test_the_threshold_of_a_cam_by_keyboard(page: webdriver.Chrome, run: Path) -> None:
-    _press(page, "1p")
+    press(page, "1p")
     slider = page.switch_to.active_element
     assert slider.get_attribute("id") == "threshold" and slider.is_enabled()
     assert "class 01" in page.find_element(By.ID, "threshold-of").text
     slider.send_keys(Keys.ARROW_RIGHT)  # from 0.4 to 0.45
-    _until(page, lambda: (run / "corrections/one.png").is_file())
+    until(page, lambda: (run / "corrections/one.png").is_file())
     first = read_mask(run / "corrections/one.png")
     slider.send_keys(*[Keys.ARROW_RIGHT] * 6)  # to 0.75
-    _until(page, lambda: (read_mask(run / "corrections/one.png") == 1).sum() < (first == 1).sum())
+    until(page, lambda: (read_mask(run / "corrections/one.png") == 1).sum() < (first == 1).sum())
     after = read_mask(run / "corrections/one.png")
     assert (after[22:34, 26:42] == 1).all() and (after[:15] == 0).all() and (first[19:41, 23:48] == 1).all()
     _undone(page, run)
-    _press(page, "0")
+    press(page, "0")
     assert not page.find_element(By.ID, "threshold").is_enabled()
 
 
 def test_the_wand_follows_its_tolerance(page: webdriver.Chrome, run: Path) -> None:
-    _press(page, "2w")
+    press(page, "2w")
     _drag(page, [(22, 17)])
     square = mask()
     square[15:45, 20:60] = 2
@@ -205,10 +198,10 @@ def test_the_wand_follows_its_tolerance(page: webdriver.Chrome, run: Path) -> No
 
 
 def test_the_edge_brush_in_the_page(page: webdriver.Chrome, run: Path) -> None:
-    _press(page, "1q")
+    press(page, "1q")
     _slide(page, "size", 11)
     _drag(page, [(30, 20), (50, 20)])
-    _until(page, lambda: (run / "corrections/one.png").is_file())
+    until(page, lambda: (run / "corrections/one.png").is_file())
     after = read_mask(run / "corrections/one.png")
     assert (after[15:20, 28:52] == 1).all() and not after[6:14].any()
     _undone(page, run)
@@ -217,7 +210,7 @@ def test_the_edge_brush_in_the_page(page: webdriver.Chrome, run: Path) -> None:
 def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path) -> None:
     box = mask()
     box[5:15, 5:20] = 2
-    _press(page, "2l")
+    press(page, "2l")
     _drag(page, [(5, 5), (19, 5), (19, 14), (5, 14)])  # freely
     _saved(page, run, box)
     _undone(page, run)
@@ -226,7 +219,7 @@ def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path
     _saved(page, run, box)
     _undone(page, run)
     _drag(page, [(5, 5)])
-    _press(page, Keys.ESCAPE)  # drops the line
+    press(page, Keys.ESCAPE)  # drops the line
     for keys in ((), (Keys.ARROW_RIGHT,), (Keys.ARROW_DOWN,), (Keys.ARROW_LEFT, Keys.ARROW_UP)):
         ActionChains(page).key_down(Keys.SHIFT).send_keys(*keys).key_up(Keys.SHIFT).send_keys(Keys.ENTER).perform()
     size = int(page.find_element(By.ID, "size-shown").text.split()[0])
@@ -241,9 +234,26 @@ def test_the_lasso_by_mouse_keyboard_and_touch(page: webdriver.Chrome, run: Path
     _saved(page, run, box)
 
 
+def test_two_fingers_drop_what_the_first_began(page: webdriver.Chrome, run: Path) -> None:
+    box = page.find_element(By.ID, "canvas").rect
+    start = [{"x": box["x"] + 300, "y": box["y"] + 200, "id": 0}]
+    both = [*start, {"x": box["x"] + 400, "y": box["y"] + 260, "id": 1}]
+    for key in "qwl":
+        press(page, key)
+        for kind, points in (("touchStart", start), ("touchStart", both), ("touchEnd", [])):
+            page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    _drag(page, [(5, 5), (19, 5), (19, 14)])  # a new line, which does not go on from there
+    triangle = np.zeros(SIZE, dtype=bool)
+    for row in range(10):
+        triangle[5 + row, 5 + int(np.ceil(14 * row / 9)) : 20] = True
+    until(page, lambda: (run / "corrections/one.png").is_file())
+    after = read_mask(run / "corrections/one.png")
+    assert (after[triangle] == 1).all() and ((after != mask()) & ~triangle).sum() < 10
+
+
 def test_the_tools_have_names_and_states(page: webdriver.Chrome) -> None:
     for key, tool in (("q", "edge"), ("l", "lasso"), ("w", "wand"), ("b", "brush")):
-        _press(page, key)
+        press(page, key)
         pressed = page.find_elements(By.CSS_SELECTOR, "[data-tool][aria-pressed=true]")
         assert [button.get_attribute("data-tool") for button in pressed] == [tool]
         assert page.find_element(By.ID, "tolerance").is_displayed() == (tool == "wand")
@@ -277,14 +287,10 @@ def _call(
     return page.execute_async_script(script, json.dumps(given))  # type: ignore[no-untyped-call]
 
 
-def _until(page: webdriver.Chrome, holds: Callable[[], bool]) -> None:
-    WebDriverWait(page, 30, poll_frequency=0.05).until(lambda _: holds())
-
-
 def _saved(page: webdriver.Chrome, run: Path, expected: np.ndarray) -> None:
     """Wait until the correction of the image is as expected."""
     file = run / "corrections/one.png"
-    _until(page, lambda: file.is_file() and bool((read_mask(file) == expected).all()))
+    until(page, lambda: file.is_file() and bool((read_mask(file) == expected).all()))
 
 
 def _undo(page: webdriver.Chrome) -> None:
@@ -300,12 +306,23 @@ def _undone(page: webdriver.Chrome, run: Path) -> None:
 def _back(page: webdriver.Chrome, run: Path) -> None:
     """Wait until the correction is gone or is the mask of the run."""
     file = run / "corrections/one.png"
-    _until(page, lambda: not file.is_file() or bool((read_mask(file) == mask()).all()))
+    until(page, lambda: not file.is_file() or bool((read_mask(file) == mask()).all()))
 
 
-def _press(page: webdriver.Chrome, keys: str) -> None:
-    page.execute_script("document.getElementById('canvas').focus()")
-    ActionChains(page).send_keys(keys).perform()
+def _undo(page: webdriver.Chrome) -> None:
+    ActionChains(page).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+
+
+def _undone(page: webdriver.Chrome, run: Path) -> None:
+    """Undo, and wait until the mask is that of the run."""
+    _undo(page)
+    _back(page, run)
+
+
+def _back(page: webdriver.Chrome, run: Path) -> None:
+    """Wait until the correction is gone or is the mask of the run."""
+    file = run / "corrections/one.png"
+    until(page, lambda: not file.is_file() or bool((read_mask(file) == mask()).all()))
 
 
 def _slide(page: webdriver.Chrome, name: str, value: int) -> None:
