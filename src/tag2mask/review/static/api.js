@@ -13,7 +13,7 @@ async function ask(address, options = {}) {
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new RequestError("The program does not answer. If `tag2mask review` has ended, start it again.");
+    throw new RequestError("The program does not answer. If `tag2mask review` has ended, start it again, and open the address that it prints.");
   }
   if (!answer.ok) {
     const body = await answer.json().catch(() => ({}));

@@ -12,6 +12,8 @@ export function bindKeys(review, moreOpacity) {
     a: () => review.accept(), r: () => review.reject(), u: () => review.undecide(), n: () => review.nextUndecided(),
     j: () => review.go(1), k: () => review.go(-1), s: () => review.save(), c: () => review.takeOver(),
     b: () => drawing.choose("brush"), e: () => drawing.choose("eraser"), f: () => drawing.choose("fill"),
+    d: () => drawing.choose("hand"), q: () => drawing.choose("edge"), l: () => drawing.choose("lasso"),
+    w: () => drawing.choose("wand"), x: () => review.correct.clean(), p: () => find("threshold").focus(),
     "[": () => drawing.resize(drawing.step - 1), "]": () => drawing.resize(drawing.step + 1),
     ",": () => moreOpacity(-10), ".": () => moreOpacity(10),
     "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), z: () => view.fit(),
@@ -49,6 +51,7 @@ export function bindKeys(review, moreOpacity) {
     }
     if (event.altKey || (key.length === 1 && key !== " " && !find("single").checked)) return;
     const pressed = target.closest?.("button, a, summary, input");
+    if (event.repeat && pressed?.closest(".decide")) event.preventDefault(); // one decision per press
     if (key === " " && !pressed) {
       drawing.hold(true);
       event.preventDefault();
@@ -57,6 +60,7 @@ export function bindKeys(review, moreOpacity) {
       event.preventDefault();
     } else if (key === "Escape") {
       drawing.finish();
+      drawing.lasso.drop();
       view.canvas.focus({ preventScroll: true });
     } else if (key === "h" || key === "H") {
       view.hide(true);

@@ -47,6 +47,7 @@ export class Layers {
     }
     const { details } = this;
     const layer = this.layer;
+    if (layer.heats?.length) this.lastCam = name;
     this.shown(layer);
     if (name === "edit" || name === "image") {
       this.view.lay(name === "edit" ? { map: this.mask } : {});
@@ -100,9 +101,20 @@ export class Layers {
       getMap(`api/images/${this.details.index}/labels/${layer.name}${whole ? "" : `?side=${side}`}`));
   }
 
+  /** The CAM of a class in the layer shown last, otherwise in the first: {name, title, map}; null without any. */
+  cam(id) {
+    const layers = (id > 0 && this.list?.filter(({ heats }) => heats?.includes(id))) || [];
+    const layer = layers.find(({ name }) => name === this.lastCam) ?? layers[0];
+    return layer ? { ...layer, map: () => this.#heatMap(layer, id) } : null;
+  }
+
+  async #heatMap(layer, id) {
+    return this.#cached(`${layer.name} CAM ${id}`, () =>
+      getMap(`api/images/${this.details.index}/heat/${layer.name}/${id}`));
+  }
+
   async #heat(layer, id) {
-    return this.#cached(`${layer.name} heat ${id}`, async () =>
-      this.#heatPicture(await getMap(`api/images/${this.details.index}/heat/${layer.name}/${id}`)));
+    return this.#cached(`${layer.name} heat ${id}`, async () => this.#heatPicture(await this.#heatMap(layer, id)));
   }
 
   /** Request an answer once and cache it. */

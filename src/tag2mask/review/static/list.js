@@ -11,13 +11,15 @@ export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", 
 export const confidenceWords = (value) => `confidence ${value === null ? "unknown" : value.toFixed(2)}`;
 
 export class List {
-  /** `chosen(item)` is called on a click, `counted(counts)` with the number of decisions. */
-  constructor({ classes, ranked, page }, chosen, counted) {
+  /**
+   * `chosen(item)` is called on a click, `counted(counts)` with the number of decisions, and `pending(item)` returns what
+   * the server does not have yet about an item. `open()` returns the open image, if any.
+   */
+  constructor({ classes, ranked, page }, { chosen, counted, pending, open }) {
     this.page = page; // images per answer
     this.from = this.after = Infinity; // the loaded ranks; none yet
     this.names = new Map(classes.map((each) => [each.id, each]));
-    this.chosen = chosen;
-    this.counted = counted;
+    Object.assign(this, { chosen, counted, pending, open });
     this.items = [];
     this.loading = Promise.resolve();
     this.images = find("images");
@@ -29,7 +31,8 @@ export class List {
     earlier.addEventListener("click", () => this.#asked(this.loadEarlier()));
     this.earlier.append(earlier);
     const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
-    new IntersectionObserver(seen).observe(this.more);
+    this.observer = new IntersectionObserver(seen);
+    this.observer.observe(this.more);
     let typed;
     find("find").addEventListener("input", () => {
       clearTimeout(typed);
@@ -48,10 +51,19 @@ export class List {
     return Object.fromEntries(["find", "class", "state", "order"].map((name) => [name, find(name).value]));
   }
 
-  /** Load the list again, then call `changed`. */
+  /** Load the list again, around the open image if it is in the list, then call `changed`. */
   async reload() {
-    await this.#restart(-1);
-    this.changed?.();
+    const asked = (this.asked = {}), id = this.open()?.id;
+    const at = id === undefined ? null : await this.place(id);
+    if (asked !== this.asked) return; // a newer query
+    await this.#restart(at && at.rank >= this.page ? at.rank - Math.ceil(this.page / 2) : -1);
+    if (at && this.from >= 0 && !this.item(at.index)) await this.#restart(-1);
+    if (asked === this.asked) this.changed?.();
+  }
+
+  /** The index and the rank of an ID. */
+  place(id) {
+    return get("api/index", { id, order: this.query.order });
   }
 
   /** Load the neighbourhood of a rank: extend the loaded part if the rank is near, otherwise restart there. */
@@ -83,11 +95,13 @@ export class List {
       const run = this.run;
       const page = await get("api/images", { ...this.query, after: this.after });
       if (run !== this.run) return;
-      for (const item of page.images) this.more.before((item.node = this.#row(item)));
+      for (const item of page.images) this.more.before(this.#added(item));
       this.items.push(...page.images);
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
+      this.observer.unobserve(this.more); // asks again, also where the end of the list has stayed in view
+      this.observer.observe(this.more);
       find("found").textContent = `${page.total.toLocaleString("en")} image${page.total === 1 ? "" : "s"}`;
       this.counted(page.counts);
     });
@@ -102,8 +116,7 @@ export class List {
       const run = this.run;
       const page = await get("api/images", { ...this.query, before: this.from + 1 });
       if (run !== this.run) return;
-      for (const item of page.images) item.node = this.#row(item);
-      this.earlier.after(...page.images.map(({ node }) => node));
+      this.earlier.after(...page.images.map((item) => this.#added(item)));
       this.items.unshift(...page.images);
       this.from = page.more ? page.images[0].rank - 1 : -1;
       this.earlier.hidden = !page.more;
@@ -139,6 +152,12 @@ export class List {
       if (found || (step > 0 ? this.ended : this.earlier.hidden)) return found;
       await (step > 0 ? this.load() : this.loadEarlier());
     }
+  }
+
+  /** The row of an item of the server. */
+  #added(item) {
+    Object.assign(item, this.pending(item));
+    return (item.node = this.#row(item));
   }
 
   /** Update the decision of an image in the list. */

@@ -1,7 +1,7 @@
 // Entry point: binds buttons and keys to the actions of a review.
 
 import { get } from "./api.js";
-import { SIZES } from "./mask.js";
+import { SIZES } from "./drawing.js";
 import { bindKeys } from "./keys.js";
 import { Review } from "./review.js";
 
@@ -18,7 +18,7 @@ async function start() {
     "zoom-in": () => review.view.zoom(1.4), "zoom-out": () => review.view.zoom(1 / 1.4), fit: () => review.view.fit(),
     accept: () => review.accept(), reject: () => review.reject(), undecide: () => review.undecide(),
     undo: () => review.undoStroke(), redo: () => review.undoStroke(true), take: () => review.takeOver(),
-    "own-tags": () => review.ownTags(),
+    "own-tags": () => review.ownTags(), clean: () => review.correct.clean(),
   };
   for (const button of document.querySelectorAll("[data-do]")) {
     button.addEventListener("click", actions[button.dataset.do]);
@@ -35,8 +35,9 @@ async function start() {
   find("retry").addEventListener("click", () => review.saver.retry());
   find("help-open").addEventListener("click", () => find("help").showModal());
   find("help-close").addEventListener("click", () => find("help").close());
+  addEventListener("unhandledrejection", ({ reason }) => review.trouble(reason.message)); // an action that failed
   bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
-  review.drawing.resize(4);
+  review.drawing.resize(5);
   setOpacity(review, 55);
   addEventListener("pagehide", () => review.save());
   document.addEventListener("visibilitychange", () => document.hidden && review.save());

@@ -26,15 +26,21 @@ export class Panel {
   open(own, tags, present) {
     this.own = own;
     this.tags = tags;
-    this.present = present.filter((id) => id !== 0 && id !== IGNORED);
+    this.present = classesOf(present);
     this.listed = [...new Set([...tags, ...this.present, ...this.always])];
     if (![0, IGNORED, ...tags].includes(this.chosen)) this.chosen = tags[0] ?? this.listed[0] ?? this.chosen;
     this.draw();
   }
 
-  /** Select a class by its number in the list, from 1. */
-  number(index) {
-    if (this.listed[index - 1]) this.choose(this.listed[index - 1]);
+  /** Show the classes of a changed mask. */
+  setPresent(present) {
+    this.present = classesOf(present);
+    this.draw();
+  }
+
+  /** Select a class by its id, if there is one. */
+  number(id) {
+    if (this.classes[id - 1]) this.choose(id);
   }
 
   choose(id) {
@@ -67,7 +73,7 @@ export class Panel {
   }
 
   draw() {
-    const rows = this.listed.map((id, index) => this.#row(id, index < 9 ? `${index + 1}` : ""));
+    const rows = this.listed.map((id) => this.#row(id, id < 10 ? `${id}` : "")); // the same key on every image
     refill(document.getElementById("classes"), [this.#row(0, "0"), ...rows, this.#row(IGNORED, "I")]);
     const shown = [...new Set([...this.own, ...this.tags, ...this.always])];
     refill(document.getElementById("tags"), shown.sort((one, other) => one - other).map((id) => this.#tag(id)));
@@ -108,6 +114,11 @@ export class Panel {
       chosen(id);
     });
   }
+}
+
+/** The values that are classes, not background or ignored. */
+function classesOf(values) {
+  return values.filter((id) => id !== 0 && id !== IGNORED);
 }
 
 /** Replace the buttons; the focus stays on the button with the same data. */

@@ -8,9 +8,11 @@ import { Mask } from "./mask.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
+import { Correct } from "./tools/correct.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
+const LOOK = 500; // milliseconds that an image is on the screen before it can be decided: a double click decides once
 const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of decisions
 
 export class Review {
@@ -21,17 +23,23 @@ export class Review {
     this.view.setColours(settings.classes);
     this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
-    this.layers.failed = (message) => this.#trouble(message);
+    this.layers.failed = (message) => this.trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
-    this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
+    this.drawing.onBegin = () => this.#showMask();
+    this.correct = new Correct(this, (text) => this.#say(text));
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
-    const counted = (counts) => this.#counted(counts);
-    this.list = new List(settings, (item) => this.show(item), counted);
+    this.list = new List(settings, {
+      chosen: (item) => this.show(item), counted: (counts) => this.#counted(counts),
+      pending: ({ index }) => this.saver.unstored(index), open: () => this.open,
+    });
     this.list.changed = () => this.listChanged();
-    this.list.failed = (message) => this.#trouble(message);
-    this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
-    this.before = []; // undo history: {index, of, rank, verdict, pixels}
+    this.list.failed = (message) => this.trouble(message);
+    this.view.zoomed = (scale) => {
+      find("zoom").textContent = `${Math.round(100 * scale)} %`;
+      this.drawing.sizeShown();
+    };
+    this.before = []; // undo history: {index, id, of, verdict, pixels}
     this.#counted(settings.counts);
   }
 
@@ -41,7 +49,8 @@ export class Review {
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
-    this.open = null; // no decision before the image is shown
+    this.open = null;
+    this.#readyShown(false);
     this.rank = item.rank;
     this.list.mark(item.index);
     const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
@@ -49,13 +58,34 @@ export class Review {
       const details = await get(`api/images/${item.index}`);
       if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
       const kept = prefer(details, ...waiting);
-      const pixels = details.size ? [picture(details), kept ?? this.#base(details)] : [null, null];
-      const [image, base] = await Promise.all(pixels);
+      const [image, base] = details.size ? await this.#content(details, kept) : [null, null];
       if (opening !== this.opening) return;
       this.#opened(details, image, base);
     } catch (error) {
-      if (opening === this.opening) this.#trouble(error.message);
+      if (opening !== this.opening) return;
+      if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
+      else this.#unopened(item);
+      this.trouble(error.message);
     }
+  }
+
+  /** Keep the image that is on the screen, with its drawing. */
+  #stay() {
+    const { last } = this;
+    this.open = last;
+    if (!last) return;
+    this.rank = last.rank;
+    this.list.mark(last.index);
+    this.#await();
+  }
+
+  /** Show that an image could not be opened; then nothing is drawn or decided. */
+  #unopened({ id = "" }) {
+    this.last = null;
+    this.#titleShown(id, null, "This image could not be opened.");
+    find("verdict").textContent = "";
+    this.view.clear();
+    this.panel.open([], [], []);
   }
 
   /** Open the next (or previous) image. */
@@ -69,41 +99,79 @@ export class Review {
   /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
-    const next = await this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
+    const next = await this.#undecided();
+    if (next) await this.show(next);
+    else this.#say("No undecided image after this one.");
+  }
+
+  #undecided() {
+    return this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
       const waiting = this.saver.pending(index, "mask");
       return !(waiting ? waiting.verdict : verdict);
     });
-    if (next) await this.show(next);
-    else this.#say("No undecided image after this one.");
   }
 
   /** Accept the mask. */
   async accept() {
     const { open } = this;
-    this.drawing.finish();
-    if (!open?.mask) return;
-    if (!open.start && !open.drawn) {
+    if (!this.#canDecide()) return;
+    if (!open.mask) {
+      this.#say("There is no mask to accept: this image cannot be read.");
+    } else if (!open.start && !open.drawn) {
       this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
-      return;
+    } else {
+      const good = open.verdict === "accepted" || open.verdict === "corrected";
+      await this.#decideAndLeave(good ? open.verdict : open.drawn ? "corrected" : "accepted");
     }
-    if (open.verdict !== "accepted" && open.verdict !== "corrected") {
-      this.#remember();
-      this.#decide(open.drawn ? "corrected" : "accepted");
-    }
-    this.saver.flush();
-    await this.nextUndecided();
   }
 
+  /** Reject the mask. */
   async reject() {
-    const { open } = this;
+    if (this.#canDecide()) await this.#decideAndLeave("rejected");
+  }
+
+  /** Whether the mask of the open image has been on the screen for a moment; if another layer is shown, show the mask. */
+  #canDecide() {
     this.drawing.finish();
-    if (!open) return;
-    if (open.verdict !== "rejected") {
+    if (!this.ready) return false;
+    if (this.open.mask && this.#showMask()) {
+      this.#say("This is the mask that you decide about: press again.");
+      this.#await();
+      return false;
+    }
+    return true;
+  }
+
+  async #decideAndLeave(verdict) {
+    const { open } = this;
+    this.#readyShown(false); // no second decision on the way to the next image
+    if (open.verdict !== verdict) {
       this.#remember();
-      this.#decide("rejected");
+      this.#decide(verdict);
+      this.#settle();
     }
     this.saver.flush();
-    await this.nextUndecided();
+    try {
+      await this.nextUndecided();
+    } finally {
+      if (open === this.open) this.#await(); // there is no next image
+    }
+  }
+
+  /** Allow decisions when the open image has been on the screen for a moment. */
+  async #await() {
+    const { open } = this;
+    this.#readyShown(false);
+    for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame); // drawn, then on the screen
+    await new Promise((passed) => setTimeout(passed, LOOK));
+    if (open === this.open) this.#readyShown(true);
+  }
+
+  #readyShown(ready) {
+    this.ready = ready;
+    for (const name of ["accept", "reject"]) {
+      document.querySelector(`[data-do=${name}]`).setAttribute("aria-disabled", String(!ready));
+    }
   }
 
   /** Undo the last decision about this image; without one, the last decision of all. */
@@ -116,8 +184,8 @@ export class Review {
         this.#say("There is no decision to undo.");
         return;
       }
-      const { index } = last;
-      await this.show(this.list.item(index) ?? { index, rank: last.rank });
+      const { index, id } = last;
+      await this.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
       if (this.open?.index !== index || !this.open.verdict) return;
     }
     const { open } = this;
@@ -135,6 +203,7 @@ export class Review {
     }
     open.drawn = last.verdict === "corrected";
     this.#decide(last.verdict);
+    this.#settle();
     this.saver.flush();
     this.#maskChanged();
     this.#say("The decision is undone.");
@@ -142,6 +211,7 @@ export class Review {
 
   undoStroke(again = false) {
     const { open } = this;
+    if (this.drawing.lasso.drop()) return;
     this.drawing.finish();
     if (!open?.mask || !(again ? open.mask.redo() : open.mask.undo())) return;
     this.#drawn(open.mask);
@@ -157,11 +227,11 @@ export class Review {
       this.drawing.finish();
       open.mask.begin();
       open.mask.replace(pixels);
-      if (open.mask.end() || !open.start) this.#drawn(open.mask);
+      if (open.mask.end() || !open.start) this.#drawn(open.mask, !open.start);
       this.layers.show("edit");
       this.#say(`${layer.title} is the mask now.`);
     } catch (error) {
-      this.#trouble(error.message);
+      this.trouble(error.message);
     }
   }
 
@@ -169,12 +239,33 @@ export class Review {
     const { open } = this;
     if (!open) return;
     this.panel.setTags([...open.own_tags]);
-    this.saver.tags(open.index, null);
+    this.#tagged([...open.own_tags]);
   }
 
   save() {
     this.drawing.finish();
     this.saver.flush();
+  }
+
+  /** The picture and the mask of an image, from `ahead` if they are there. */
+  async #content(details, kept) {
+    const { ahead } = this;
+    const same = (name) => ahead?.details[name] === details[name];
+    if (!kept && ["index", "image_version", "decision_version", "start"].every(same)) return ahead.content;
+    return Promise.all([picture(details), kept ?? this.#base(details)]);
+  }
+
+  /** Load the image that probably follows: the next undecided one, or else the next. */
+  async #loadAhead() {
+    const { open } = this;
+    const next = (await this.#undecided()) ?? (await this.list.neighbour(this.rank, 1));
+    if (open !== this.open) return;
+    this.list.mark(open.index); // the list may have been reloaded
+    if (!next || this.ahead?.details.index === next.index) return;
+    const details = await get(`api/images/${next.index}`);
+    if (open !== this.open || !details.size) return;
+    this.ahead = { details, content: Promise.all([picture(details), this.#base(details)]) };
+    this.ahead.content.catch(() => (this.ahead = null));
   }
 
   /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
@@ -202,53 +293,74 @@ export class Review {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
-    this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    this.open = this.last = { ...details, rank: this.rank, mask, kept, drawn: details.verdict === "corrected" };
+    this.open.settled = { verdict: this.open.verdict, drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
-    find("id").textContent = details.id;
-    document.title = `${details.id} · ${this.title}`;
-    find("ranked").textContent = rankedWords(details.ranked);
-    find("unreadable").hidden = Boolean(mask);
-    find("unreadable").textContent = details.fault ?? "";
-    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = !mask;
+    this.#titleShown(details.id, details.ranked, details.fault ?? "");
     if (mask) {
       this.view.open(image, { width, height });
-      this.panel.open(details.own_tags, details.tags, present(mask));
+      this.panel.open(details.own_tags, details.tags, mask.present);
       this.layers.open(details, image, mask);
     } else {
       this.view.clear();
       this.panel.open(details.own_tags, details.tags, []);
     }
     this.#verdictShown();
-    this.#trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
+    this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
+    this.#await();
+    this.trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
       history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
     this.list.mark(details.index);
-    const { open } = this;
-    this.list.neighbour(this.rank, 1).then((next) => {
-      if (open === this.open) this.list.mark(details.index); // the list may have been reloaded
-      fetchAhead(next);
-    }, () => {});
+    this.#loadAhead().catch(() => {}); // the error comes again when the image is opened
   }
 
-  #drawn(mask) {
+  /** Show the ID and the confidence, and the image itself if it has no fault. */
+  #titleShown(id, ranked, fault) {
+    find("id").textContent = id;
+    document.title = `${id} · ${this.title}`;
+    find("ranked").textContent = rankedWords(ranked);
+    find("unreadable").hidden = !fault;
+    find("unreadable").textContent = fault;
+    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = Boolean(fault);
+  }
+
+  /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
+  #drawn(mask, decided = false) {
     const { open } = this;
     if (mask !== open?.mask) return;
-    if (open.verdict !== "corrected") this.#remember();
-    open.drawn = true;
-    this.#decide("corrected");
+    const back = !decided && !mask.differs && open.settled;
+    if (back && back.verdict !== open.verdict) this.before.pop();
+    if (!back && open.verdict !== "corrected") this.#remember();
+    open.drawn = back ? back.drawn : true;
+    this.#decide(back ? back.verdict : "corrected");
     this.#maskChanged();
+  }
+
+  /** Show the mask; returns how to go back to another layer. */
+  #showMask() {
+    const { current } = this.layers;
+    if (current === "edit") return null;
+    this.layers.show("edit");
+    return () => this.layers.show(current);
+  }
+
+  /** Remember the state that a drawing begins at. */
+  #settle() {
+    const { open } = this;
+    open.settled = { verdict: open.verdict, drawn: open.drawn };
+    open.mask?.settle();
   }
 
   #maskChanged() {
     if (!this.open.mask) return;
     this.view.changed();
     this.layers.redrawMask();
-    this.panel.present = present(this.open.mask).filter((id) => id !== 0 && id !== 255);
-    this.panel.draw();
+    this.panel.setPresent(this.open.mask.present);
   }
 
   /** Set the verdict here and on the server. */
@@ -264,8 +376,8 @@ export class Review {
 
   /** Add the current decision to the undo history. */
   #remember() {
-    const { index, image_version: of, verdict, kept } = this.open;
-    this.before.push({ index, of, rank: this.rank, verdict, pixels: kept });
+    const { index, id, image_version: of, verdict, kept } = this.open;
+    this.before.push({ index, id, of, verdict, pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
     while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
@@ -273,15 +385,17 @@ export class Review {
   #tagged(tags) {
     const { open } = this;
     if (!open) return;
-    this.saver.tags(open.index, tags);
+    const changed = { tags, other_tags: String(tags) !== String(open.own_tags) };
+    Object.assign(open, changed);
+    this.saver.tags(open.index, tags, changed.other_tags);
+    this.list.update(open.index, changed);
+    this.#verdictShown();
     this.layers.refresh();
   }
 
   #stored(index, state) {
     const { counts, ...decision } = state;
-    decision.unsaved = false;
-    if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
-    if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
+    Object.assign(decision, this.saver.unstored(index)); // what is newer
     this.list.update(index, decision);
     this.#counted(counts);
     if (this.open?.index === index) {
@@ -292,11 +406,13 @@ export class Review {
 
   #classChosen() {
     this.drawing.refresh();
+    this.correct.refresh();
     if (this.drawing.tool === "eraser") this.drawing.choose("brush");
     if (this.layers.layer?.heats?.length) this.layers.refresh();
   }
 
   #layerShown(layer) {
+    this.correct.refresh();
     find("take").disabled = !layer?.labels;
     find("as").hidden = !layer?.heats?.length || !layer.labels;
     for (const button of find("as").children) {
@@ -310,7 +426,7 @@ export class Review {
     const first = this.list.items[0];
     const same = this.open && this.list.item(this.open.index);
     if (same) {
-      this.rank = same.rank;
+      this.rank = this.open.rank = same.rank;
       this.list.mark(same.index);
     } else if (first) {
       await this.show(first);
@@ -346,7 +462,7 @@ export class Review {
   }
 
   /** Show an error about the open image. */
-  #trouble(message) {
+  trouble(message) {
     find("trouble").hidden = !message;
     find("trouble").textContent = message;
   }
@@ -362,10 +478,7 @@ export class Review {
 
 /** Replace the details by pending changes; returns the pending mask, if any. */
 function prefer(details, mask, tags) {
-  if (tags) {
-    details.tags = tags.body.tags ?? [...details.own_tags];
-    details.other_tags = String(details.tags) !== String(details.own_tags);
-  }
+  if (tags) Object.assign(details, { tags: tags.body.tags, other_tags: tags.other });
   if (!mask || (mask.query && mask.query.of !== details.image_version)) return null; // drawn on another image
   const drawn = mask.body instanceof Uint8Array;
   details.verdict = mask.verdict;
@@ -382,18 +495,6 @@ function isMask({ name }) {
 function rankedWords(ranked) {
   if (!ranked) return "";
   return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
-}
-
-/** Preload the next picture. */
-function fetchAhead(item) {
-  if (item) new Image().src = jpeg(item, "picture");
-}
-
-/** The classes in a mask. */
-function present(mask) {
-  const seen = new Uint8Array(256);
-  for (const value of mask.pixels) seen[value] = 1;
-  return [...seen.keys()].filter((value) => seen[value]);
 }
 
 async function picture(item) {

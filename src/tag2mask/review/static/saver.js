@@ -30,13 +30,23 @@ export class Saver {
     this.#add(index, "mask", { address: `api/images/${index}/verdict`, body: { verdict }, verdict });
   }
 
-  tags(index, tags) {
-    this.#add(index, "tags", { address: `api/images/${index}/tags`, body: { tags } });
+  /** Save tags; `other` says whether they are others than those of the data set. */
+  tags(index, tags, other) {
+    this.#add(index, "tags", { address: `api/images/${index}/tags`, body: { tags }, other });
   }
 
   /** The pending job of an image, `mask` or `tags`: {body, verdict}, or undefined. */
   pending(index, kind) {
     return this.waiting.get(`${index} ${kind}`);
+  }
+
+  /** What the server does not have yet about an image: its verdict, its tags, and whether it has refused them. */
+  unstored(index) {
+    const [mask, tags] = ["mask", "tags"].map((kind) => this.pending(index, kind));
+    return {
+      ...(mask && { verdict: mask.verdict }), ...(tags && { tags: tags.body.tags, other_tags: tags.other }),
+      unsaved: Boolean(mask?.refused || tags?.refused),
+    };
   }
 
   get idle() {
@@ -69,6 +79,7 @@ export class Saver {
         this.stored(job.index, answer);
       } catch (error) {
         refused.set(job, error.message);
+        job.refused = true;
         this.refused(job.index);
         if (error.status === 409) job.conflict = error.message;
         if (error instanceof RequestError && error.status) continue;

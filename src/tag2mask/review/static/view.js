@@ -160,7 +160,8 @@ export class View {
 
   #draw() {
     this.frame = undefined;
-    this.zoomed?.(this.scale / devicePixelRatio);
+    if (this.announced !== this.scale) this.zoomed?.(this.scale / devicePixelRatio);
+    this.announced = this.scale;
     const { context, scale, origin, size } = this, [width, height] = [size.width * scale, size.height * scale];
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.image) return;
@@ -175,7 +176,23 @@ export class View {
       context.restore();
     }
     if (this.map && !this.hidden) this.#drawLabels();
+    if (this.line?.length) this.#drawLine();
     if (this.brush) this.#drawBrush();
+  }
+
+  /** The open line of the lasso, from its first point to the brush. */
+  #drawLine() {
+    const { context, origin, scale } = this;
+    const points = [...this.line, this.brush ?? this.line.at(-1)];
+    const places = points.map(({ x, y }) => [origin.x + (x + 0.5) * scale, origin.y + (y + 0.5) * scale]);
+    context.beginPath();
+    places.forEach(([x, y]) => context.lineTo(x, y));
+    context.rect(places[0][0] - 3 * devicePixelRatio, places[0][1] - 3 * devicePixelRatio, 6 * devicePixelRatio, 6 * devicePixelRatio);
+    for (const [width, colour] of [[3, "#000"], [1.25, "#ffd24a"]]) {
+      context.lineWidth = width * devicePixelRatio;
+      context.strokeStyle = colour;
+      context.stroke();
+    }
   }
 
   #drawLabels() {

@@ -1,0 +1,104 @@
+"""A review that is served to a test's browser, and what a person does on its page."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from review_run import SIZE, open_session
+from tag2mask.review import Server
+
+
+class Served:
+    """A review that is served from a thread, and stopped."""
+
+    def __init__(self, run: Path) -> None:
+        self.session = open_session(run)
+        self.server = Server(self.session, "run")
+        self.thread = threading.Thread(target=self.server.serve)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.thread.join()
+
+
+def console(page: webdriver.Chrome) -> list[str]:
+    """What the console complained about since it was last asked."""
+    entries = page.get_log("browser")  # type: ignore[no-untyped-call]
+    return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def open_page(page: webdriver.Chrome, served: Served) -> None:
+    page.get(served.server.address)
+    await_open(page, "one")
+
+
+def await_open(page: webdriver.Chrome, image_id: str) -> None:
+    """Wait for an image to be shown, and until it can be decided."""
+    ready = (By.CSS_SELECTOR, "[data-do=accept][aria-disabled=false]")
+    until(page, lambda: page.find_element(By.ID, "id").text == image_id and bool(page.find_elements(*ready)))
+
+
+def await_saved(page: webdriver.Chrome) -> None:
+    until(page, lambda: page.find_element(By.ID, "saving").get_attribute("data-state") == "saved")
+
+
+def until(page: webdriver.Chrome, holds: Callable[[], bool]) -> None:
+    WebDriverWait(page, 60, poll_frequency=0.05).until(lambda _: holds())
+
+
+def press(page: webdriver.Chrome, keys: str) -> None:
+    """Keys, not into any field."""
+    page.find_element(By.ID, "canvas")
+    page.execute_script("document.getElementById('canvas').focus()")
+    ActionChains(page).send_keys(keys).perform()
+
+
+def brush(page: webdriver.Chrome) -> int:
+    """The diameter of the brush in pixels of the mask, as the page shows it."""
+    return int(page.find_element(By.ID, "size-shown").text.split()[0])
+
+
+def drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Draw with the mouse from the middle of one pixel of the mask to that of another."""
+    canvas = page.find_element(By.ID, "canvas")
+    width, height = canvas.rect["width"], canvas.rect["height"]
+    scale = min((width - 24) / SIZE[1], (height - 24) / SIZE[0])  # the image is fitted in, with a margin of 12
+
+    def offset(pixel: tuple[int, int]) -> tuple[int, int]:
+        return round((pixel[0] + 0.5 - SIZE[1] / 2) * scale), round((pixel[1] + 0.5 - SIZE[0] / 2) * scale)
+
+    actions = ActionChains(page, duration=20).move_to_element_with_offset(canvas, *offset(start)).click_and_hold()
+    actions.move_to_element_with_offset(canvas, *offset(end)).release().perform()
+
+
+def listed(page: webdriver.Chrome) -> list[WebElement]:
+    return page.find_elements(By.CSS_SELECTOR, "#images li:not(.more-images, .earlier)")
+
+
+def verdict(page: webdriver.Chrome) -> str:
+    return page.find_element(By.ID, "verdict").text
+
+
+def pictures(page: webdriver.Chrome) -> set[str]:
+    """The addresses of the images that the page asked for."""
+    script = "return performance.getEntriesByType('resource').map((e) => e.name).filter((e) => /picture|thumb/.test(e))"
+    return set(page.execute_script(script))  # type: ignore[no-untyped-call]
+
+
+def contrast(page: webdriver.Chrome, element: WebElement) -> float:
+    """Of the text of an element with what lies behind it, by WCAG 2."""
+    lights = []
+    for name in ("color", "background-color"):
+        values = [float(value) / 255 for value in re.findall(r"[\d.]+", element.value_of_css_property(name))[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+        lights.append(float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05)
+    return max(lights) / min(lights)

@@ -1,0 +1,319 @@
+"""The page of a review in Chromium records what people decide, and nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from review_page import Served, await_open, await_saved, brush, console, drag, open_page, press, until, verdict
+from review_run import CLASSES, IDS, build_run, disc_along, every_value, open_session
+from tag2mask.data import read_mask
+from tag2mask.data.corrections import CorrectionsFolder
+
+pytestmark = pytest.mark.browser
+
+SHOWN = """
+    const texts = (node, selector) => [...(node?.querySelectorAll(selector) ?? [])].map((each) => each.textContent)
+    const row = document.querySelector("#images [aria-current]")
+    return [
+        ...texts(document, "#id, #verdict"), texts(document, "#tags [aria-pressed=true]"), ...texts(row, ".name"),
+        texts(row, ".one, .changed"), ...texts(row, ".state"),
+    ]
+"""
+"""ID, verdict and tags of the open image, and the same of its row in the list."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return build_run(tmp_path)
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[Served]:
+    review = Served(run)
+    yield review
+    review.stop()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
+    """The page with the first image; an error in the console fails the test, except that of the broken image."""
+    console(chromium)
+    open_page(chromium, served)
+    yield chromium
+    assert not [message for message in console(chromium) if "422" not in message]
+
+
+def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, run: Path) -> None:
+    drag(page, (20, 30), (20, 30))
+    undo(page)
+    assert verdict(page) == "undecided"
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)  # withdraws what is stored
+    await_saved(page)
+    assert verdict(page) == "undecided" and decisions(run) == {}
+    undo(page, again=True)
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)
+    press(page, "u")  # there is nothing to undo any more
+    assert verdict(page) == "undecided"
+    press(page, "f")
+    page.find_element("css selector", f"[data-class='{every_value(0)[30, 20]}']").click()
+    drag(page, (20, 30), (20, 30))  # fills a region with its own class
+    press(page, "a")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+    press(page, "kb")
+    await_open(page, "one")
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✓ accepted" and decisions(run) == {"one": "accepted"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(0))
+    press(page, "u")
+    until(page, lambda: verdict(page) == "undecided")
+    press(page, "r")
+    await_open(page, IDS[1])
+    press(page, "k")
+    await_open(page, "one")
+    drag(page, (20, 30), (50, 30))
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✕ rejected" and decisions(run) == {"one": "rejected"}
+
+
+def test_two_fingers_move_and_zoom_and_do_not_paint(page: webdriver.Chrome, run: Path) -> None:
+    fitted = percent(page)
+    for tool in "bf":
+        press(page, f"{tool}z")
+        until(page, lambda: percent(page) == fitted)
+        fingers(page, [[(300, 200)], [(305, 205), (400, 205)], [(200, 205), (500, 205)], [(500, 205)], []])
+        until(page, lambda: percent(page) > 2 * fitted)
+    page.find_element("css selector", "[data-layer=cam-pot]").click()
+    fingers(page, [[(300, 200)], [(300, 200), (400, 205)], [(350, 205), (360, 205)], []])
+    pressed = page.find_element("css selector", "#layers [aria-pressed=true]")
+    assert pressed.get_attribute("data-layer") == "cam-pot"  # still shown
+    press(page, "j")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {}
+    press(page, "b")
+    fingers(page, [[(300, 200)], [(320, 220)], []])
+    await_saved(page)
+    assert decisions(run) == {IDS[1]: "corrected"}
+
+
+def test_the_hand_drags_the_image(page: webdriver.Chrome, run: Path) -> None:
+    press(page, "d")
+    drag(page, (20, 20), (60, 50))
+    fingers(page, [[(300, 200)], [(320, 260)], []])
+    press(page, Keys.ENTER)  # paints nothing either
+    assert verdict(page) == "undecided"
+    press(page, "b")
+    before = every_value(0)
+    drag(page, (60, 50), (60, 50))  # where the pixel 20, 20 is now
+    await_saved(page)
+    changed = np.argwhere(read_mask(run / "corrections/one.png") != before)
+    assert np.abs(changed.mean(axis=0) - (20, 20)).max() < 12 and changed.max(axis=0)[1] < 40
+
+
+def test_a_series_of_presses_decides_what_was_shown_alone(page: webdriver.Chrome, run: Path) -> None:
+    press(page, "a" * 8 + "r" * 8)  # as from a key that bounces
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+    button = page.find_element("css selector", "[data-do=accept]")
+    actions = ActionChains(page, duration=0)
+    for _ in range(8):
+        actions.click(button)
+    actions.perform()
+    await_open(page, "turned")
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted", IDS[1]: "accepted"}
+    held = """
+        const [key, bubbles, cancelable] = [arguments[0], true, true]
+        const press = (repeat) => new KeyboardEvent("keydown", {key, repeat, bubbles, cancelable})
+        const target = document.querySelector(arguments[1])
+        target.focus()
+        return [false, true].map((repeat) => target.dispatchEvent(press(repeat)))
+    """
+    assert page.execute_script(held, "Enter", "[data-do=reject]") == [True, False]  # a held Enter clicks once
+    page.execute_script("for (let n = 0; n < 99; n++) document.querySelector('[data-do=reject]').click()")
+    await_open(page, "broken")
+    page.execute_script(held, "r", "#canvas")
+    await_open(page, "last")
+    press(page, "a")  # nothing follows
+    await_saved(page)
+    await_open(page, "last")
+    press(page, "ar")
+    await_saved(page)
+    expected = {"one": "accepted", IDS[1]: "accepted", "turned": "rejected", "broken": "rejected", "last": "accepted"}
+    assert decisions(run) == expected
+
+
+def test_a_mask_that_is_not_shown_is_not_decided(page: webdriver.Chrome, run: Path) -> None:
+    for key, layer in (("a", "cam-pot"), ("r", "image")):
+        page.find_element("css selector", f"[data-layer={layer}]").click()
+        press(page, key)
+        until(page, lambda: "press again" in page.find_element("id", "note").text)
+        assert page.find_element("css selector", "#layers [aria-pressed=true]").get_attribute("data-layer") == "edit"
+        await_open(page, "one")
+        await_saved(page)
+    assert decisions(run) == {}
+    press(page, "a")
+    await_open(page, IDS[1])
+    await_saved(page)
+    assert decisions(run) == {"one": "accepted"}
+
+
+def test_a_number_key_is_the_same_class_on_every_image(page: webdriver.Chrome) -> None:
+    for image_id in (*IDS[:3], "last"):  # with other tags each
+        page.get(f"{page.current_url.partition('#')[0]}#{image_id}")
+        page.refresh()
+        await_open(page, image_id)
+        for key in ("1", "2", "9"):
+            press(page, key)
+            chosen = page.find_element("css selector", "#classes [aria-pressed=true]")
+            assert chosen.get_attribute("data-class") == key
+            assert chosen.text.split("\n")[0] == CLASSES[int(key) - 1] and chosen.text.endswith(key)
+        assert not page.find_elements("css selector", "[data-class='20'] kbd")
+
+
+def test_the_brush_keeps_its_size_on_the_screen(page: webdriver.Chrome, run: Path) -> None:
+    expected = every_value(0)
+    press(page, "1]]]]]]]")  # as large as the image
+    fitted = brush(page)
+    drag(page, (20, 30), (50, 41))
+    expected = disc_along(expected, (20, 30), (50, 41), fitted, 1)
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    press(page, "++++")
+    until(page, lambda: 3 < fitted / brush(page) < 5)
+    page.execute_script("document.getElementById('canvas').focus()")
+    ActionChains(page).key_down(Keys.SHIFT).send_keys(Keys.ARROW_LEFT).key_up(Keys.SHIFT).perform()
+    press(page, "2" + Keys.ENTER + Keys.ENTER)  # from the middle, half a brush to the left
+    size = brush(page)
+    at = (40 - (size + 1) // 2, 30)
+    expected = disc_along(expected, at, at, size, 2)
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+
+
+def test_a_review_that_has_ended_says_so_and_the_page_keeps_its_drawing(
+    chromium: webdriver.Chrome, served: Served, run: Path
+) -> None:
+    page = chromium
+    open_page(page, served)
+    served.stop()
+    for key in "jna":
+        press(page, key)
+        until(page, lambda: "The program does not answer" in page.find_element("id", "trouble").text)
+        await_open(page, "one")
+        page.execute_script("document.getElementById('trouble').textContent = ''")
+    current = page.find_element("css selector", "#images [aria-current]")
+    assert current.text.startswith("one") and verdict(page) == "✓ accepted"  # not saved, but kept
+    drag(page, (20, 30), (50, 30))
+    undo(page)
+    undo(page, again=True)
+    assert verdict(page) == "✎ corrected"
+    until(page, lambda: "Not saved: The program does not answer" in page.find_element("id", "fault").text)
+    assert decisions(run) == {}
+    console(page)
+
+
+def test_the_list_agrees_with_the_open_image(
+    page: webdriver.Chrome, run: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def agreed(image_id: str, words: str, tags: tuple[int, ...]) -> None:
+        names = [CLASSES[tag - 1] for tag in tags]
+        changed = ["(changed)"] if "tags changed" in words else []
+        state = words.partition(",")[0].replace("undecided", "")
+        expected = [image_id, words, names, image_id, [*names, *changed], state]
+        until(page, lambda: page.execute_script(SHOWN) == expected)
+        assert page.title.startswith(f"{image_id} · ")
+
+    monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)
+    page.refresh()
+    agreed("one", "undecided", (1, 20))
+    page.find_element("css selector", "[data-tag='1']").click()
+    agreed("one", "undecided, tags changed", (20,))  # at once, before it is saved
+    page.find_element("id", "own-tags").click()
+    agreed("one", "undecided", (1, 20))
+    await_open(page, "one")
+    press(page, "a")
+    await_open(page, IDS[1])
+    press(page, "k")
+    agreed("one", "✓ accepted", (1, 20))
+    open_session(run).delete_mask(2, "rejected")  # by another page
+    for image_id in (IDS[1], "turned"):
+        press(page, "j")
+        await_open(page, image_id)
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys("r")  # filtered, the open image stays
+    until(page, lambda: page.find_element("id", "found").text == "3 images")
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys(Keys.BACKSPACE)
+    until(page, lambda: page.find_element("id", "found").text == "5 images")
+    agreed("turned", "✕ rejected", (1,))
+    page.find_element("id", "find").send_keys("one")  # the open image is not in the list: the first one is opened
+    agreed("one", "✓ accepted", (1, 20))
+    press(page, "u")
+    until(page, lambda: verdict(page) == "undecided")
+    agreed("one", "undecided", (1, 20))
+    page.find_element("id", "find").send_keys(Keys.BACKSPACE * 3)
+    until(page, lambda: page.find_element("id", "found").text == "5 images")
+    agreed("one", "undecided", (1, 20))
+    (run / "corrections").rename(run / "kept")
+    (run / "corrections").write_text("in the way")
+    drag(page, (10, 10), (12, 10))
+    until(page, lambda: "not saved" in page.find_element("css selector", "#images [aria-current]").text)
+    page.find_element("id", "find").send_keys("o")  # what could not be saved is still marked
+    until(page, lambda: "not saved" in page.find_element("css selector", "#images [aria-current]").text)
+    (run / "corrections").unlink()
+    page.find_element("id", "retry").click()
+    await_saved(page)
+    agreed("one", "✎ corrected", (1, 20))
+    page.refresh()
+    agreed("one", "✎ corrected", (1, 20))
+    console(page)
+
+
+def decisions(run: Path) -> dict[str, str | None]:
+    """The stored verdicts by ID."""
+    folder = CorrectionsFolder(run / "corrections", CLASSES)
+    stored = {image_id: folder.decision(image_id) for image_id in folder.ids()}
+    return {image_id: decision.verdict for image_id, decision in stored.items() if decision}
+
+
+def undo(page: webdriver.Chrome, *, again: bool = False) -> None:
+    """Undo a stroke, or redo it."""
+    actions = ActionChains(page).key_down(Keys.CONTROL)
+    if again:
+        actions.key_down(Keys.SHIFT)
+    actions.send_keys("z").key_up(Keys.SHIFT).key_up(Keys.CONTROL).perform()
+
+
+def fingers(page: webdriver.Chrome, frames: list[list[tuple[int, int]]]) -> None:
+    """Touch the canvas: the points of all fingers in each frame, relative to its corner."""
+    corner = page.find_element("id", "canvas").rect
+    down = 0
+    for points in frames:
+        touched = [{"x": corner["x"] + x, "y": corner["y"] + y, "id": number} for number, (x, y) in enumerate(points)]
+        kind = "touchStart" if len(points) > down else "touchEnd" if len(points) < down else "touchMove"
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+        down = len(points)
+
+
+def percent(page: webdriver.Chrome) -> int:
+    """The zoom."""
+    return int(page.find_element("id", "zoom").text.removesuffix(" %"))
