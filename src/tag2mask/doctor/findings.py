@@ -77,13 +77,12 @@ class Diagnosis:
 
     def verdict(self) -> str:
         """Whether the usual path works here, in a sentence."""
-        usual = ", ".join(_USUAL_STAGES)
         if not self.sound:
-            return f"not sound: the usual path ({usual}) does not work here"
+            return "not sound: the usual path (train, cams, refine, segment) does not work here"
         waiting = [need.name for need in self.needs if any(each.state == "download" for each in need.findings)]
         waiting = [name for name in waiting if name in _USUAL_STAGES]
         first = f" after a download for {', '.join(waiting)}; without a network, see the remedy" if waiting else ""
-        return f"sound: the usual path ({usual}) works here{first}"
+        return f"sound: the usual path (train, cams, refine, segment) works here{first}"
 
 
 def lines_of(need: Requirements) -> Iterator[str]:
