@@ -6,8 +6,8 @@ function complete() {
     nav.removeAttribute("aria-labelledby");
   }
   for (const nav of document.querySelectorAll(".md-code__nav:not([role])")) nav.role = "none";
-  for (const box of document.querySelectorAll("pre > code:not([tabindex]), .md-typeset__scrollwrap:not([tabindex])"))
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  for (const box of document.querySelectorAll("pre > code, .md-typeset__scrollwrap, .equation"))
+    if (box.tabIndex < 0 && box.scrollWidth > box.clientWidth) box.tabIndex = 0;
 }
 complete();
 new MutationObserver(complete).observe(document.body, { childList: true, subtree: true, attributeFilter: ["tabindex"] });

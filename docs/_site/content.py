@@ -25,4 +25,8 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _mathml(found: re.Match[str]) -> str:
-    return str(convert(unescape(found[2]), display="block" if found[1] == "div" else "inline"))
+    tex = unescape(found[2])
+    math = str(convert(tex, display="inline" if found[1] == "span" else "block"))
+    if "\\" in unescape(math):
+        raise ValueError(f"latex2mathml does not know a command of {tex}; write it with others")
+    return math if found[1] == "span" else f'<div class="equation">{math}</div>'

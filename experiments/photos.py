@@ -1,8 +1,8 @@
-"""Two openly licensed photographs through the method, as a picture: image, CAMs, allocation, mask.
+"""Two openly licensed images through the method, as a picture: image, CAMs, allocation, mask.
 
-python experiments/photographs.py NETWORK OUT.jpg
+python experiments/photos.py NETWORK OUT.jpg
 
-NETWORK is train/network.safetensors of a run whose classes include cat and person. The photographs are part of
+NETWORK is train/network.safetensors of a run whose classes include cat and person. The images are part of
 scikit-image (`pip install scikit-image`): a cat by Stefan van der Walt (CC0), and an astronaut by NASA (public domain).
 Needs matplotlib, too.
 """
@@ -23,7 +23,7 @@ from tag2mask.pot import PotSettings
 from tag2mask.refine.masks import ClassMaps, refined_masks
 from tag2mask.refine.settings import RefineSettings
 
-PHOTOGRAPHS = {"cat": skimage.data.cat, "person": skimage.data.astronaut}
+IMAGES = {"cat": skimage.data.cat, "person": skimage.data.astronaut}
 _SHADES = ListedColormap(["#08306b", "#4292c6", "#9ecae1", "#7f0000", "#ef6548", "#fdbb84"])
 """Of three clusters of background, and of three of the class."""
 
@@ -32,8 +32,8 @@ _SHADES = ListedColormap(["#08306b", "#4292c6", "#9ecae1", "#7f0000", "#ef6548",
 def main() -> None:
     network = load_network(Path(sys.argv[1])).eval()
     figure, rows = plt.subplots(2, 5, figsize=(10, 3.9), height_ratios=(0.72, 1))
-    for axes, (name, photograph) in zip(rows, PHOTOGRAPHS.items(), strict=True):
-        pixels = torch.from_numpy(photograph().copy()).permute(2, 0, 1)[None].float() / 255
+    for axes, (name, read) in zip(rows, IMAGES.items(), strict=True):
+        pixels = torch.from_numpy(read().copy()).permute(2, 0, 1)[None].float() / 255
         pixels = resize_long_side(pixels, 384)
         size = tuple(pixels.shape[2:])
         image = (255 * pixels[0].permute(1, 2, 0)).round().byte()
