@@ -204,11 +204,7 @@ COMMANDS = {
     "completion": Command(
         "Print a script that completes commands, options and settings in a shell.",
         "completion:completion",
-        (
-            "completion bash > ~/.local/share/bash-completion/completions/tag2mask",
-            'completion zsh > "${fpath[1]}/_tag2mask"',
-            "completion tcsh >> ~/.tcshrc",
-        ),
+        ("completion bash", "completion zsh", "completion tcsh"),
         run="",
     ),
 }
