@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from review_page import Served, await_open, await_saved, brush, console, drag, open_page, press, until, verdict
+from review_page import Served, await_open, await_saved, brush, console, drag, listed, open_page, press, until, verdict
 from review_run import CLASSES, IDS, build_run, disc_along, every_value, open_session
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder
@@ -286,6 +286,17 @@ def test_the_list_agrees_with_the_open_image(
     page.refresh()
     agreed("one", "✎ corrected", (1, 20))
     console(page)
+
+
+def test_a_long_list_holds_few_rows(page: webdriver.Chrome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tag2mask.review.routes.PAGE", 1)
+    page.refresh()
+    await_open(page, "one")
+    for key, image_id in (*zip("jjjj", IDS[1:], strict=True), *zip("kkkk", IDS[-2::-1], strict=True)):
+        press(page, key)
+        await_open(page, image_id)
+        until(page, lambda: len(listed(page)) <= 3)
+    assert verdict(page) == "undecided"
 
 
 def decisions(run: Path) -> dict[str, str | None]:

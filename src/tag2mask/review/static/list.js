@@ -7,6 +7,8 @@ const find = (name) => document.getElementById(name);
 
 export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
 
+const KEPT = 3; // pages: the browser visits every row at every frame, so that thousands would slow the brush down
+
 /** `null` is unknown. */
 export const confidenceWords = (value) => `confidence ${value === null ? "unknown" : value.toFixed(2)}`;
 
@@ -97,6 +99,7 @@ export class List {
       if (run !== this.run) return;
       for (const item of page.images) this.more.before(this.#added(item));
       this.items.push(...page.images);
+      this.#trim(0);
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
@@ -120,9 +123,27 @@ export class List {
       this.items.unshift(...page.images);
       this.from = page.more ? page.images[0].rank - 1 : -1;
       this.earlier.hidden = !page.more;
+      this.#trim(KEPT * this.page);
     });
     this.loading = loaded.catch(() => {});
     return loaded;
+  }
+
+  /** Drop rows beyond the kept ones: from the begin of the list on (0), or from a later row on. */
+  #trim(start) {
+    const many = this.items.length - KEPT * this.page;
+    if (many <= 0) return;
+    const { images } = this, { scrollHeight: height, scrollWidth: width } = images;
+    const dropped = this.items.splice(start, many);
+    for (const { node } of dropped) node.remove();
+    if (start) {
+      this.after = this.items.at(-1).rank;
+      this.ended = this.more.hidden = false;
+    } else {
+      this.from = dropped.at(-1).rank;
+      this.earlier.hidden = false;
+      images.scrollBy(images.scrollWidth - width, images.scrollHeight - height); // the rows on the screen stay there
+    }
   }
 
   /** The first undecided image after a rank; `suits` excludes decisions that the server does not have yet. */

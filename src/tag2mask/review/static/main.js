@@ -35,7 +35,7 @@ async function start() {
   find("retry").addEventListener("click", () => review.saver.retry());
   find("help-open").addEventListener("click", () => find("help").showModal());
   find("help-close").addEventListener("click", () => find("help").close());
-  addEventListener("unhandledrejection", ({ reason }) => review.trouble(reason.message)); // an action that failed
+  addEventListener("unhandledrejection", ({ reason }) => review.trouble(reason?.message ?? String(reason))); // an action failed
   bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
   review.drawing.resize(5);
   setOpacity(review, 55);
