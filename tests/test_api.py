@@ -3,6 +3,7 @@
 import csv
 import doctest
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import tag2mask
 import tag2mask.api
 import tag2mask.prediction.predictor
 from run_tiny import TINY
-from tag2mask.core.errors import UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError
 
 
 def _small(**more: object) -> str:
@@ -89,6 +90,8 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         "should be a list of names": (["a.jpg"], ["cat"]),
         "no partner, such as b.jpg": (["a.jpg"], {"a.jpg": ["cat"], "b.jpg": []}),
         "`tags` are {image: \\[names\\]} or a table": ("images", [["cat"]]),
+        "tags.csv is a table: `images` should be the folder": (["a.jpg", "b.jpg"], "tags.csv"),
+        "should be a list of names, received \\[7\\]": (["a.jpg"], [[7]]),
         "there is no image": ([], []),
     }
     for message, (images, tags) in wrong.items():
@@ -102,6 +105,40 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         tag2mask.Run("images")
     with pytest.raises(UsageError, match=r"images/segment/network.safetensors does not exist; give a run"):
         tag2mask.load("images")
+
+
+def test_names_of_tags_stay_whole_and_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    names = ["lamp, red", "a|b", "red", "red car"]
+    files = [f"images/train/000{number}.jpg" for number in range(4)]
+    made = tag2mask.run(
+        files, [[name] for name in names], out=tmp_path / "run", config="small.yaml", quiet=True, seed=np.int64(3)
+    )
+    assert [image.tags for image in made] == [(name,) for name in names]
+    assert made.config.seed == 3
+
+
+def test_a_call_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    files = ["images/train/0000.jpg", "images/train/0001.jpg"]
+    before = tag2mask.run(
+        files, [["cat"], ["dog"]], out=out, config="small.yaml", quiet=True, segment={"enabled": False}
+    )
+    with pytest.raises(UsageError, match="stepz"):
+        tag2mask.run(files[:1], [["fen"]], out=out, quiet=True, train={"stepz": 2})
+    with pytest.raises(UsageError, match="the ids of its masks and networks would mean other"):
+        tag2mask.run(files, [["ant"], ["dog"]], out=out, quiet=True)
+    after = tag2mask.Run(out)
+    assert [(image.id, image.tags) for image in after] == [(image.id, image.tags) for image in before]
+
+
+def test_a_run_whose_classes_changed_is_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree("images", tmp_path / "images")
+    out = tmp_path / "run"
+    tag2mask.run(tmp_path / "images", out=out, config="small.yaml", quiet=True, segment={"enabled": False})
+    table = tmp_path / "images/tags.csv"
+    table.write_text(re.sub(r"^val/0000.jpg,\w+", "val/0000.jpg,ant", table.read_text(), flags=re.MULTILINE))
+    with pytest.raises(UsageError, match=r"new: ant.*would mean other"):
+        tag2mask.Run(out)
 
 
 def test_a_run_is_what_its_files_say(tmp_path: Path) -> None:
@@ -130,11 +167,20 @@ def test_a_correction_is_the_mask_of_its_image(place: Path, tmp_path: Path) -> N
     from tag2mask.data.corrections import CorrectionsFolder, Decision
 
     copied = shutil.copytree("runs/mine", tmp_path / "run")
-    run = tag2mask.Run(copied)
     drawn = np.full((64, 64), 2, dtype=np.uint8)
-    CorrectionsFolder(copied / "corrections", run.classes).write("train/0003", Decision.now("corrected"), drawn)
+    corrections = CorrectionsFolder(copied / "corrections", ("dab", "fen"))
+    for image_id in ("train/0003", "train/0005"):
+        corrections.write(image_id, Decision.now("corrected"), drawn)
+    corrections.write("train/0006", Decision.now("corrected"), np.full((9, 9), 2, dtype=np.uint8))
+    (copied / "corrections/train/0005.png").unlink()
+    run = tag2mask.Run(copied)
     assert np.array_equal(run["train/0003"].mask(), drawn)
     assert not np.array_equal(run["train/0004"].mask(), drawn)
+    with pytest.raises(Tag2maskError, match="its mask is missing"):
+        run["train/0005"].mask()
+    with pytest.raises(Tag2maskError, match="9 × 9 pixels, its image 64 × 64"):
+        run["train/0006"].mask()
+    assert run._repr_html_().count("<img") >= 6, "the others are shown"
 
 
 def test_lists_folders_and_streams_give_the_mask_of_each_image() -> None:

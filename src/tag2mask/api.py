@@ -1,6 +1,7 @@
 """The Python interface: ``tag2mask.run`` makes masks, ``tag2mask.load`` opens a trained network, `Run` a run folder."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,22 +20,21 @@ from PIL import Image
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import Parsed, parse
 from tag2mask.cli.stages import require_run
-from tag2mask.core.errors import UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_text
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.corrections import CorrectionsFolder
-from tag2mask.data.images import read_image, read_mask, write_mask
+from tag2mask.data.images import image_size, read_image, read_mask, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.prediction.predictor import Prediction, Predictor, load
 from tag2mask.quality.ranking import Ranking
 from tag2mask.report.pictures import image_uri, overlay, picture_size
-from tag2mask.runs.corrections import CORRECTIONS
+from tag2mask.runs.corrections import final_masks
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import require_classes
 
 __all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "run"]
 
-_TABLE = "tags.csv"
 _SHOWN = 8
 """Images in the HTML of a run."""
 
@@ -47,6 +48,8 @@ def run(
     *,
     out: str | os.PathLike[str],
     config: str | os.PathLike[str] | None = None,
+    restart: str | None = None,
+    overlays: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> "Run":
@@ -55,11 +58,14 @@ def run(
     It shows progress in a terminal and in a notebook. After an interruption, the same call resumes.
 
     Args:
-        images: a folder in a layout that the command reads, or a list of image files.
+        images: a folder in a layout that the command reads, or a list of image files; IDs are relative to the folder
+            that the files have in common.
         tags: the names of the classes in each image: ``{image: [names]}`` with paths relative to the folder, a list
             parallel to ``images``, or a table; None if the folder has them. An empty list means none of the classes.
         out: the run folder.
         config: a preset or a file of settings; None takes those of the run folder, or the preset `own`.
+        restart: delete the outputs of this stage and of all stages that read it first.
+        overlays: also write the masks over the images.
         quiet: show neither progress nor notes.
         settings: sections, as ``train={"steps": 100}``, or single settings, as ``seed=1``.
 
@@ -77,13 +83,20 @@ def run(
         >>> run.masks.name, len(run.images), run.failed
         ('masks', 14, {})
     """
-    place, table = images, tags
+    if "repeats" in settings:
+        raise UsageError("run makes one run; call it once per seed, each with a `seed` and an `out` of its own")
+    place, table, content = images, tags, ""
     if not isinstance(images, str | os.PathLike) or not (tags is None or isinstance(tags, str | os.PathLike)):
-        place, table = _written(images, tags, Path(out))
-    given = {"out": out, "config": config, "data.tags": table}
+        place, content = _table(images, tags)
+        # Named by its content: the table of an earlier call stays, whatever becomes of this one.
+        table = Path(out) / f"tags-{hashlib.sha256(content.encode()).hexdigest()[:8]}.csv"
+    given = {"out": out, "config": config, "data.tags": table, "restart": restart}
     values = {name: value for name, value in given.items() if value is not None} | _flat(settings)
     words = [f"--{name}={_text(value)}" for name, value in values.items()]
-    function, call, arguments = _parsed("run", [*words, *(["--quiet"] if quiet else []), "--", _text(place)])
+    words += [option for option, wanted in (("--overlays", overlays), ("--quiet", quiet)) if wanted]
+    function, call, arguments = _parsed("run", [*words, "--", _text(place)])
+    if content:
+        write_text(Path(_text(table)), content)
     function(replace(call, shows_result=False), **arguments)
     result = Run(out)
     result.failed = {name: reason for each in call.results for name, reason in each.failed.items()}
@@ -135,9 +148,12 @@ class RunImage:
 
         Raises:
             UsageError: there is no such class.
-            MaskError: there is no mask.
+            MaskError: there is no mask, or it does not fit the image.
+            Tag2maskError: a correction of it is damaged.
         """
-        labels = read_mask(self._run.final_mask(self.id), pixel_limit=self._run.config.data.pixel_limit)
+        limit = self._run.config.data.pixel_limit
+        size = image_size(self.path, pixel_limit=limit)
+        labels = read_mask(self._run.final_mask(self.id), size=size, classes=len(self._run.classes), pixel_limit=limit)
         if name is None:
             return labels
         names = ("background", *self._run.classes)
@@ -166,6 +182,8 @@ class RunImage:
 class Run:
     """A run folder: its images with their masks, its figures and its report; notebooks show it with overlays.
 
+    Tags and corrections are those of the moment at which it is opened.
+
     Args:
         path: a folder that ``tag2mask.run`` or the command line wrote.
 
@@ -176,7 +194,7 @@ class Run:
         failed: the reason for each image that `run` could not do.
 
     Raises:
-        UsageError: it is not a run folder.
+        UsageError: it is not a run folder, or the classes of its data have changed since.
 
     Example:
         >>> import tag2mask
@@ -201,6 +219,7 @@ class Run:
         self._folder = RunFolder(self.path)
         self._set = run_images(self.config, self._folder)
         self.classes = tuple(self._set.classes)
+        require_classes(self._folder, self.classes)
         self.failed: dict[str, str] = {}
 
     @property
@@ -241,8 +260,7 @@ class Run:
         Raises:
             Tag2maskError: the correction is damaged.
         """
-        corrections = CorrectionsFolder(self._folder / CORRECTIONS, self.classes)
-        return corrections.mask(image_id) or self.masks / f"{image_id}.png"
+        return final_masks(self._folder, self._set) / f"{image_id}.png"
 
     def __getitem__(self, image_id: str) -> RunImage:
         """An image by its ID.
@@ -277,8 +295,14 @@ class Run:
         ]
         rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in measured)
         table = f"<table><tr><th>split</th><th>what</th><th>mIoU, %</th></tr>{rows}</table>" if rows else ""
-        shown = [image for image in self.ranking() if self.final_mask(image.id).is_file()][:_SHOWN]
-        return f"<p>{escape(repr(self))}</p>{table}{''.join(map(_figure, shown))}"
+        figures = (_figure(image) for image in self.ranking() if self._has_mask(image))
+        return f"<p>{escape(repr(self))}</p>{table}{''.join(islice(figures, _SHOWN))}"
+
+    def _has_mask(self, image: RunImage) -> bool:
+        try:
+            return self.final_mask(image.id).is_file()
+        except Tag2maskError:
+            return True  # `_figure` says what is wrong
 
 
 def _parsed(name: str, words: list[str]) -> Parsed:
@@ -287,16 +311,22 @@ def _parsed(name: str, words: list[str]) -> Parsed:
 
 
 def _figure(image: RunImage) -> str:
-    pixels = np.asarray(image.overlay())
+    """An image with its mask as HTML, or why it cannot be shown."""
+    try:
+        pixels = np.asarray(image.overlay())
+    except Tag2maskError as error:
+        return f"<p>{escape(image.id)}: {escape(str(error))}</p>"
     uri = image_uri(pixels, picture_size((pixels.shape[0], pixels.shape[1]), _WIDTH))
     known = "unknown" if image.confidence is None else f"{image.confidence:.2f}"
     caption = f"{escape(image.id)}: {escape(', '.join(image.tags))}; confidence {known}"
     return f'<figure style="display:inline-block"><img src="{uri}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 
-def _written(images: Any, tags: Any, out: Path) -> tuple[Path, Path]:
-    """Write a tags table of images and tags in Python; return the folder that it is relative to, and its path."""
+def _table(images: Any, tags: Any) -> tuple[Path, str]:
+    """The folder that the images have in common, and the text of a tags table relative to it."""
     folder = Path(images) if isinstance(images, str | os.PathLike) else None
+    if isinstance(tags, str | os.PathLike):
+        raise UsageError(f"{tags} is a table: `images` should be the folder that it is relative to, not a list")
     if isinstance(tags, Mapping):
         pairs = list(tags.items())
         if folder is None and (unknown := {*map(os.fspath, images)} ^ {os.fspath(name) for name, _ in pairs}):
@@ -311,18 +341,17 @@ def _written(images: Any, tags: Any, out: Path) -> tuple[Path, Path]:
     if not pairs:
         raise UsageError("there is no image; give a folder, or a list of image files")
     if folder is None:
-        paths = [Path(name).absolute() for name, _ in pairs]
+        paths = [Path(os.path.abspath(name)) for name, _ in pairs]  # noqa: PTH100 - it takes out ".."
         folder = Path(os.path.commonpath([path.parent for path in paths]))
         pairs = [(path.relative_to(folder), names) for path, (_, names) in zip(paths, pairs, strict=True)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "tags"])
     for name, own in pairs:
-        if isinstance(own, str) or any(";" in each for each in own):
-            raise UsageError(f"the tags of {name} should be a list of names without `;`, received {own!r}")
-        writer.writerow([Path(name).as_posix(), ";".join(own)])
-    write_text(out / _TABLE, text.getvalue())
-    return folder, out / _TABLE
+        if isinstance(own, str) or not all(isinstance(each, str) for each in own):
+            raise UsageError(f"the tags of {name} should be a list of names, received {own!r}")
+        writer.writerow([Path(name).as_posix(), json.dumps(list(own), ensure_ascii=False)])
+    return folder, text.getvalue()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -334,4 +363,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """A value of a setting as on the command line."""
-    return os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: paths, and numbers of numpy and torch."""
+    return value.item() if hasattr(value, "item") else os.fspath(value)

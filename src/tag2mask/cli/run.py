@@ -45,7 +45,7 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
     """Run all stages on generated scenes.
 
     Args:
-        quick: smaller scenes and a shorter training, in about a minute
+        quick: smaller scenes, a shorter training and no figures, in about a minute
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     if call.dry_run:
@@ -55,8 +55,11 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
     call = call.with_config(replace(call.config, out=call.config.out or FOLDER))
     folder = call.run_folder()
     with call.lock(alone=restart is not None):
-        call = call.with_config(prepare_demo(call.config, call.console))
-        return run_stages_locked(call, folder, stages_of(call.config), restart=restart)
+        call = call.with_config(prepare_demo(call.config, call.console, measured=not quick))
+        code = run_stages_locked(call, folder, stages_of(call.config), restart=restart)
+    if quick:
+        say(call.console, "the training of --quick is too short to judge the method: `tag2mask demo` has the figures")
+    return code
 
 
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
@@ -66,7 +69,7 @@ def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
     # Every process decides this before the main one writes anything, so that all processes join the same runs.
     numbers = range(len(repeated.configs))
     todo = [number for number in numbers if restart or not repeated.is_done(number)]
-    calls = [replace(call, config=config, shows_result=not call.as_json) for config in repeated.configs]
+    calls = [replace(call, config=own, shows_result=not call.as_json, results=[]) for own in repeated.configs]
     if call.dry_run:
         say(call.console, f"{len(todo)} of {len(calls)} runs to do, in {run.path}/seed-S; the next one:")
         return run_stages(calls[todo[0]], stages_of(calls[todo[0]].config), restart=restart) if todo else 0

@@ -47,6 +47,7 @@ from tag2mask.stages.registry import (
 from tag2mask.stages.seeds import export_npy
 from tag2mask.workflows.evaluate_folder import evaluate_folder
 from tag2mask.workflows.outputs import output_paths, summary
+from tag2mask.workflows.overlays import OVERLAYS
 from tag2mask.workflows.plan import plan
 from tag2mask.workflows.repeats import refuse_repeats
 
@@ -206,9 +207,12 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
 def _show_all(call: Invocation, figures: Metrics) -> None:
     """Print the figures, the outputs and the next steps."""
     out = call.config.out
+    paths = {} if out is None else output_paths(out)
+    if call.command != "predict" and all(result.stage != OVERLAYS for result in call.results):
+        paths.pop(OVERLAYS, None)  # they may be of earlier masks
     if call.as_json:
-        paths = {} if out is None else {name.replace(" ", "_"): str(path) for name, path in output_paths(out).items()}
-        answer = {"results": [vars(result) for result in call.results], "paths": paths}
+        shown = {name.replace(" ", "_"): str(path) for name, path in paths.items()}
+        answer = {"results": [vars(result) for result in call.results], "paths": shown}
         print_json(answer, default=Comparison.to_json)
         return
     if figures:
@@ -219,7 +223,7 @@ def _show_all(call: Invocation, figures: Metrics) -> None:
         for comparison in (each for result in call.results for each in result.comparisons):
             output().print(comparison_table(comparison))
     if call.command in ("run", "demo", "predict") and out is not None:
-        say(output(), "\n".join(summary(out)))
+        say(output(), "\n".join(summary(out, paths)))
 
 
 def run_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str | None = None) -> int:

@@ -10,7 +10,7 @@ does by itself; ``unknown``: this could not be determined."""
 
 _WORST: tuple[State, ...] = ("missing", "warning", "download", "unknown", "ok")
 
-_WIDTH = 15
+_WIDTH = 13
 """Characters of the longest name of `Requirements`."""
 
 _USUAL_STAGES = ("train", "cams", "refine", "segment")

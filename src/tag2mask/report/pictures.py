@@ -57,8 +57,8 @@ def smooth_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def image_uri(image: np.ndarray, size: tuple[int, int]) -> str:
     """An image, uint8 (H, W, 3), reduced to ``size`` (h, w), as JPEG: printed to PDF, it is stored as it is."""
-    reduced = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return _uri(reduced, "JPEG", quality=80, optimize=True, progressive=True)
+    small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return _uri(small, "JPEG", quality=80, optimize=True, progressive=True)
 
 
 def activation_uri(maps: np.ndarray, ids: np.ndarray) -> str:

@@ -103,7 +103,8 @@ function enlarge(shown) {
       `${one("figcaption .name", shown).textContent}${figure ? ` ${figure.textContent}` : ""} · ${one("h4", card).textContent}`;
     const kept = other.value, others = siblings().filter((tile) => tile !== shown);
     other.replaceChildren(...others.map((tile) => new Option(one(".name", tile).textContent, kindOf(tile))));
-    other.value = others.find((tile) => kindOf(tile) === kept) ? kept : kindOf(one(".tile.image, .tile.mask", card) === shown ? others.at(-1) : others[0]);
+    if (others.some((tile) => kindOf(tile) === kept)) other.value = kept;
+    else if (others.length) other.value = kindOf(one(".tile.image", card) === shown ? others.at(-1) : others[0]);
     compare();
   } else {
     one(".lightbox-caption").textContent = one("h3", shown).firstChild.textContent;

@@ -101,6 +101,7 @@ def link(path: Path, run: Path) -> str:
     """The address of a file, relative to the page if it is on the same drive."""
     if path.resolve().drive != run.resolve().drive:
         return path.resolve().as_uri()
+    path = path.parent.resolve() / path.name
     return quote(os.fsencode(Path(os.path.relpath(path, run.resolve())).as_posix()))
 
 

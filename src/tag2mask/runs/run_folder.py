@@ -85,8 +85,12 @@ class RunFolder:
             lists = (self.setting(record.parent.name, "classes") for record in sorted(self.path.glob("*/stage.json")))
             return next((known for known in lists if isinstance(known, list)), None)
         found = read_json(path).get("classes")
+        if isinstance(found, dict) and [*found.values()] != [*range(1, len(found) + 1)]:
+            found = None
         if not isinstance(found, dict | list):  # runs of earlier versions have the list
-            raise Tag2maskError(f"{path} is damaged: it does not hold the `classes`; delete it to have it made again")
+            raise Tag2maskError(
+                f"{path} is damaged: it does not hold the ids of the `classes`; delete it to have it made again"
+            )
         return list(found)
 
     def write_classes(self, classes: Sequence[str]) -> None:

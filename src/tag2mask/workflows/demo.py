@@ -11,8 +11,12 @@ FOLDER = Path("tag2mask-demo")
 """The default run folder."""
 
 
-def prepare_demo(config: Config, console: Console) -> Config:
-    """Write generated scenes into the run folder, unless they exist; return the settings of a `run` over them."""
+def prepare_demo(config: Config, console: Console, *, measured: bool) -> Config:
+    """Write generated scenes into the run folder, unless they exist; return the settings of a `run` over them.
+
+    Args:
+        measured: compare with the ground truth of the scenes.
+    """
     out = config.out or FOLDER
     folder = out / "scenes"
     done = 0
@@ -24,5 +28,7 @@ def prepare_demo(config: Config, console: Console) -> Config:
             advance(done)
 
         write_scenes(folder, config.scenes, on_scene=on_scene)
-    data = replace(config.data, kind="table", root=folder, tags=folder / "tags.csv", masks=folder / "masks")
+    data = replace(
+        config.data, kind="table", root=folder, tags=folder / "tags.csv", masks=folder / "masks" if measured else None
+    )
     return replace(config, out=out, data=data)

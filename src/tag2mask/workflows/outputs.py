@@ -1,5 +1,6 @@
 """The files that a user takes from a run or from `predict`, and the commands that come next."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
@@ -21,14 +22,14 @@ _OF_PREDICT = {"masks": ".", "class ids": CLASS_IDS, "overlays": OVERLAYS, "shar
 
 def output_paths(folder: Path) -> dict[str, Path]:
     """The outputs that exist in a run folder, or in an output folder of `predict`, by what they are."""
-    known = _OF_PREDICT if (folder / RECORD).is_file() else _OF_RUN
+    known = _OF_PREDICT if _is_of_predict(folder) else _OF_RUN
     return {name: folder / place for name, place in known.items() if (folder / place).exists()}
 
 
-def summary(folder: Path) -> list[str]:
-    """The outputs and the next steps as lines of text."""
-    paths, commands = output_paths(folder), next_steps(folder)
-    if (folder / RECORD).is_file():
+def summary(folder: Path, paths: Mapping[str, Path]) -> list[str]:
+    """Outputs, by what they are, and the next steps as lines of text."""
+    commands = next_steps(folder)
+    if _is_of_predict(folder):
         export = f"tag2mask export coco {quote(str(folder))} --out {quote(f'{folder}-coco')}"
         commands = {export: "masks for other tools"}
     width, wide = max(map(len, ("next", *paths))), max(map(len, commands))
@@ -36,3 +37,7 @@ def summary(folder: Path) -> list[str]:
     for number, (command, purpose) in enumerate(commands.items()):
         lines.append(f"{'' if number else 'next':{width}}  {command:{wide}}  {purpose}")
     return lines
+
+
+def _is_of_predict(folder: Path) -> bool:
+    return (folder / "predict/stage.json").is_file()

@@ -27,23 +27,27 @@ def write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
 def write_overlays(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write RUN/overlays/ID.jpg for every image with a final mask, anew each time: masks are corrected by hand."""
     images = run_images(config, run)
-    masks, result = final_masks(run, images), StageResult(OVERLAYS)
+    masks, result, limit = final_masks(run, images), StageResult(OVERLAYS), config.data.pixel_limit
 
-    def write(item: ImageItem) -> tuple[str, str]:
+    def write(item: ImageItem) -> tuple[str, str | None]:
+        target = run / f"{OVERLAYS}/{item.id}.jpg"
+        target.unlink(missing_ok=True)  # of an earlier mask
         try:
-            if (mask := masks / f"{item.id}.png").is_file():
-                pixels = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-                labels = read_mask(mask, pixel_limit=config.data.pixel_limit)
-                write_overlay(run / f"{OVERLAYS}/{item.id}.jpg", pixels, labels)
+            mask = masks / f"{item.id}.png"
+            if images.corrections.is_rejected(item.id) or not mask.is_file():
+                return item.id, None
+            pixels = read_image(item.path, pixel_limit=limit, intensity=config.data.intensity)
+            labels = read_mask(mask, size=pixels.shape[:2], classes=len(images.classes), pixel_limit=limit)
+            write_overlay(target, pixels, labels)
         except Tag2maskError as error:
             return item.id, str(error)
         return item.id, ""
 
     with progress_bar(console, OVERLAYS, len(images)) as advance:
-        for image_id, reason in map_ahead(write, images.items, threads=max(1, reading_workers(config))):
+        threads = max(1, reading_workers(config))
+        for number, (image_id, reason) in enumerate(map_ahead(write, images.items, threads=threads), 1):
             if reason:
                 result.failed[image_id] = reason
-            else:
-                result.done += 1
-            advance(result.done)
+            result.done += reason == ""
+            advance(number)
     return result

@@ -44,7 +44,7 @@ class Predict(Stage):
         OUT/ID.png              the mask, with its shares and confidences as text
         OUT/overlays/ID.jpg     the mask over the image, on request
         OUT/classes.json        class ids
-    OUT/predictions.json    shares and confidences of all masks; not written by a command with a shard
+        OUT/predictions.json    shares and confidences of all masks; not written by a command with a shard
         OUT/predict/stage.json  network and settings
 
     Args:
@@ -112,7 +112,7 @@ class Predict(Stage):
             return
         names = [f"{item.id}.png" for item in images.items]
         names += [f"overlays/{item.id}.jpg" for item in images.items] if self.overlays else []
-        targets = (run / name for name in (RECORD, *names))
+        targets = (run / name for name in (RECORD, CLASS_IDS, *names))
         if found := next((path for path in targets if path.exists()), None):
             raise UsageError(f"{found} was not made by predict, which would overwrite it; use another --out")
 
