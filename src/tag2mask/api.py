@@ -77,7 +77,7 @@ def run(
         Tag2maskError: a stage failed.
         Interrupted: Ctrl-C came; finished work is kept.
 
-    Example:
+    Examples:
         >>> import tag2mask
         >>> run = tag2mask.run("images", out="runs/new", config="small.yaml", quiet=True, train={"steps": 2})
         >>> run.masks.name, len(run.images), run.failed
@@ -112,7 +112,7 @@ class RunImage:
         tags: the names of the classes in it.
         confidence: the estimated mean IoU of the mask, in [0, 1]; None if unknown.
 
-    Example:
+    Examples:
         >>> import tag2mask
         >>> image = tag2mask.Run("runs/mine").images[0]
         >>> image.id, image.tags
@@ -196,7 +196,7 @@ class Run:
     Raises:
         UsageError: it is not a run folder, or the classes of its data have changed since.
 
-    Example:
+    Examples:
         >>> import tag2mask
         >>> run = tag2mask.Run("runs/mine")
         >>> run

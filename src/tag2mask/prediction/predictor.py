@@ -47,7 +47,7 @@ class Prediction:
         pixels: int64 (C + 1,), the number of pixels with each label.
         class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over its pixels; 0 if it has none.
 
-    Example:
+    Examples:
         >>> import tag2mask
         >>> found = tag2mask.load("runs/mine", device="cpu").prediction("images/train/0000.jpg")
         >>> round(float(found.shares.sum()), 6), 0 < found.confidence <= 1
@@ -85,7 +85,7 @@ class Predictor:
     Raises:
         UsageError: `cuda` where there is none.
 
-    Example:
+    Examples:
         >>> import tag2mask
         >>> predictor = tag2mask.load("runs/mine", device="cpu")
         >>> predictor.classes
