@@ -53,7 +53,7 @@ async function begin(review) {
   const id = namedInAddress();
   const named = id ? await get("api/index", { id, order: review.list.query.order }).catch(() => null) : null;
   if (named) {
-    const shown = review.show(named);
+    const shown = review.navigation.show(named);
     await review.list.reach(named.rank);
     await shown;
     review.list.mark(named.index);

@@ -1,10 +1,11 @@
 // The state of the page: the open image, its decision, and the undo history of decisions.
 
-import { get, getMap, jpeg } from "./api.js";
+import { getMap } from "./api.js";
 import { Drawing } from "./drawing.js";
 import { speak } from "./elements.js";
 import { confidenceWords, List, VERDICTS } from "./list.js";
 import { Mask } from "./mask.js";
+import { isMask, Navigation } from "./navigation.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
@@ -30,11 +31,15 @@ export class Review {
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
     this.list = new List(settings, {
-      chosen: (item) => this.show(item), counted: (counts) => this.#counted(counts),
+      chosen: (item) => this.navigation.show(item), counted: (counts) => this.#counted(counts),
       pending: ({ index }) => this.saver.unstored(index), open: () => this.open,
     });
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.trouble(message);
+    this.navigation = new Navigation(this.list, this.saver, {
+      leave: (item) => this.#leave(item), opened: (...content) => this.#opened(...content),
+      failed: (item, error) => this.#failed(item, error), say: (text) => this.#say(text),
+    });
     this.view.zoomed = (scale) => {
       find("zoom").textContent = `${Math.round(100 * scale)} %`;
       this.drawing.sizeShown();
@@ -43,30 +48,19 @@ export class Review {
     this.#counted(settings.counts);
   }
 
-  /** Open an image of the list. */
-  async show(item) {
-    if (!item) return;
+  /** End the work on the open image. */
+  #leave(item) {
     this.drawing.reset();
     this.saver.flush();
-    const opening = (this.opening = {});
     this.open = null;
     this.#readyShown(false);
-    this.rank = item.rank;
     this.list.mark(item.index);
-    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
-    try {
-      const details = await get(`api/images/${item.index}`);
-      if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
-      const kept = prefer(details, ...waiting);
-      const [image, base] = details.size ? await this.#content(details, kept) : [null, null];
-      if (opening !== this.opening) return;
-      this.#opened(details, image, base);
-    } catch (error) {
-      if (opening !== this.opening) return;
-      if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
-      else this.#unopened(item);
-      this.trouble(error.message);
-    }
+  }
+
+  #failed(item, error) {
+    if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
+    else this.#unopened(item);
+    this.trouble(error.message);
   }
 
   /** Keep the image that is on the screen, with its drawing. */
@@ -74,7 +68,7 @@ export class Review {
     const { last } = this;
     this.open = last;
     if (!last) return;
-    this.rank = last.rank;
+    this.navigation.rank = last.rank;
     this.list.mark(last.index);
     this.#await();
   }
@@ -88,27 +82,14 @@ export class Review {
     this.panel.open([], [], []);
   }
 
-  /** Open the next (or previous) image. */
   async go(step) {
     this.drawing.finish();
-    const next = await this.list.neighbour(this.rank ?? -1, step);
-    if (next) await this.show(next);
-    else this.#say(step > 0 ? "This is the last image." : "This is the first image.");
+    await this.navigation.go(step);
   }
 
-  /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
-    const next = await this.#undecided();
-    if (next) await this.show(next);
-    else this.#say("No undecided image after this one.");
-  }
-
-  #undecided() {
-    return this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
-      const waiting = this.saver.pending(index, "mask");
-      return !(waiting ? waiting.verdict : verdict);
-    });
+    await this.navigation.nextUndecided();
   }
 
   /** Accept the mask. */
@@ -185,7 +166,7 @@ export class Review {
         return;
       }
       const { index, id } = last;
-      await this.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
+      await this.navigation.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
       if (this.open?.index !== index || !this.open.verdict) return;
     }
     const { open } = this;
@@ -247,39 +228,6 @@ export class Review {
     this.saver.flush();
   }
 
-  /** The picture and the mask of an image, from `ahead` if they are there. */
-  async #content(details, kept) {
-    const { ahead } = this;
-    const same = (name) => ahead?.details[name] === details[name];
-    if (!kept && ["index", "image_version", "decision_version", "start"].every(same)) return ahead.content;
-    return Promise.all([picture(details), kept ?? this.#base(details)]);
-  }
-
-  /** Load the image that probably follows: the next undecided one, or else the next. */
-  async #loadAhead() {
-    const { open } = this;
-    const next = (await this.#undecided()) ?? (await this.list.neighbour(this.rank, 1));
-    if (open !== this.open) return;
-    this.list.mark(open.index); // the list may have been reloaded
-    if (!next || this.ahead?.details.index === next.index) return;
-    const details = await get(`api/images/${next.index}`);
-    if (open !== this.open || !details.size) return;
-    this.ahead = { details, content: Promise.all([picture(details), this.#base(details)]) };
-    this.ahead.content.catch(() => (this.ahead = null));
-  }
-
-  /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
-  async #base(details) {
-    try {
-      return details.start ? (await getMap(`api/images/${details.index}/labels/${details.start}`)).pixels : null;
-    } catch (error) {
-      if (details.start === "correction" || error.status !== 422) throw error;
-      details.start = null;
-      details.fault_of_mask = error.message;
-      return null;
-    }
-  }
-
   /** The mask without a correction, for an undone decision. */
   async #runMask(open) {
     const layer = open.layers.find(isMask);
@@ -293,7 +241,7 @@ export class Review {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
-    this.open = this.last = { ...details, rank: this.rank, mask, kept, drawn: details.verdict === "corrected" };
+    this.open = this.last = { ...details, rank: this.navigation.rank, mask, kept, drawn: details.verdict === "corrected" };
     this.open.settled = { verdict: this.open.verdict, drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
@@ -316,7 +264,7 @@ export class Review {
       history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
     this.list.mark(details.index);
-    this.#loadAhead().catch(() => {}); // the error comes again when the image is opened
+    this.navigation.loadAhead().catch(() => {}); // the error comes again when the image is opened
   }
 
   /** Show the ID and the confidence, and the image itself if it has no fault. */
@@ -426,12 +374,12 @@ export class Review {
     const first = this.list.items[0];
     const same = this.open && this.list.item(this.open.index);
     if (same) {
-      this.rank = this.open.rank = same.rank;
+      this.navigation.rank = this.open.rank = same.rank;
       this.list.mark(same.index);
     } else if (first) {
-      await this.show(first);
+      await this.navigation.show(first);
     } else {
-      this.rank = -1;
+      this.navigation.rank = -1;
     }
   }
 
@@ -476,30 +424,8 @@ export class Review {
   }
 }
 
-/** Replace the details by pending changes; returns the pending mask, if any. */
-function prefer(details, mask, tags) {
-  if (tags) Object.assign(details, { tags: tags.body.tags, other_tags: tags.other });
-  if (!mask || (mask.query && mask.query.of !== details.image_version)) return null; // drawn on another image
-  const drawn = mask.body instanceof Uint8Array;
-  details.verdict = mask.verdict;
-  details.start = drawn ? "correction" : details.layers.find(isMask)?.name ?? null;
-  return drawn ? mask.body : null;
-}
-
-/** Whether a layer has masks: that of the run, or a prediction. */
-function isMask({ name }) {
-  return !name.startsWith("cam-") && name !== "seeds";
-}
-
 /** The confidence of the image, its least certain class and the reason. */
 function rankedWords(ranked) {
   if (!ranked) return "";
   return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
-}
-
-async function picture(item) {
-  const image = new Image();
-  image.src = jpeg(item, "picture");
-  await image.decode();
-  return image;
 }
