@@ -1,11 +1,11 @@
 // Which image is open: loading it, the next ones in the list, and loading the next one ahead.
 
-import { get, getMap, jpeg } from "./api.js";
+import { get, getMap, getPicture } from "./api.js";
 
 export class Navigation {
   /**
-   * `leave(item)` is called before an image is loaded, `opened(details, image, pixels)` with its content,
-   * `failed(item, error)` without, and `say(text)` shows a short message.
+   * `leave(item)` is called before an image is loaded, `opened(details, image, pixels)` with its content, where the
+   * image is null if it cannot be read, `failed(item, error)` without, and `say(text)` shows a short message.
    */
   constructor(list, saver, { leave, opened, failed, say }) {
     Object.assign(this, { list, saver, leave, opened, failed, say });
@@ -23,8 +23,8 @@ export class Navigation {
       const details = await get(`api/images/${item.index}`);
       if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
       const kept = prefer(details, ...waiting);
-      const [image, pixels] = details.size ? await this.#content(details, kept) : [null, null];
-      if (opening === this.opening) this.opened(details, image, pixels);
+      const [image, base] = details.size ? await this.#content(details, kept) : [{}, {}];
+      if (opening === this.opening) this.opened({ ...details, ...image.faults, ...base.faults }, image.picture, base.pixels);
     } catch (error) {
       if (opening === this.opening) this.failed(item, error);
     }
@@ -53,7 +53,7 @@ export class Navigation {
     if (!next || this.ahead?.details.index === next.index) return;
     const details = await get(`api/images/${next.index}`);
     if (opening !== this.opening || !details.size) return;
-    this.ahead = { details, content: Promise.all([picture(details), base(details)]) };
+    this.ahead = { details, content: load(details) };
     this.ahead.content.catch(() => (this.ahead = null));
   }
 
@@ -68,8 +68,8 @@ export class Navigation {
   async #content(details, kept) {
     const { ahead } = this;
     const same = (name) => ahead?.details[name] === details[name];
-    if (!kept && ["index", "image_version", "decision_version", "start"].every(same)) return ahead.content;
-    return Promise.all([picture(details), kept ?? base(details)]);
+    if (!kept && ["index", "image_version", "decision_version", "start", "start_version"].every(same)) return ahead.content;
+    return load(details, kept);
   }
 }
 
@@ -88,21 +88,26 @@ export function isMask({ name }) {
   return !name.startsWith("cam-") && name !== "seeds";
 }
 
-/** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
-async function base(details) {
+/** [{picture, faults}, {pixels, faults}] of an image: what can be read, and the details that tell of what cannot. */
+function load(details, kept = null) {
+  return Promise.all([readable(details), kept ? { pixels: kept } : base(details)]);
+}
+
+async function readable(details) {
   try {
-    return details.start ? (await getMap(`api/images/${details.index}/labels/${details.start}`)).pixels : null;
+    return { picture: await getPicture(details) };
   } catch (error) {
-    if (details.start === "correction" || error.status !== 422) throw error;
-    details.start = null;
-    details.fault_of_mask = error.message;
-    return null;
+    if (error.status !== 422) throw error;
+    return { faults: { size: null, fault: error.message } };
   }
 }
 
-async function picture(item) {
-  const image = new Image();
-  image.src = jpeg(item, "picture");
-  await image.decode();
-  return image;
+/** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
+async function base(details) {
+  try {
+    return { pixels: details.start ? (await getMap(`api/images/${details.index}/labels/${details.start}`)).pixels : null };
+  } catch (error) {
+    if (details.start === "correction" || error.status !== 422) throw error;
+    return { faults: { start: null, fault_of_mask: error.message } };
+  }
 }
