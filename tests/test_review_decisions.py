@@ -94,6 +94,60 @@ def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, ru
     assert verdict(page) == "✕ rejected" and decisions(run) == {"one": "rejected"}
 
 
+def test_a_mask_with_a_damaged_decision_is_not_lost(page: webdriver.Chrome, run: Path) -> None:
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    drawn = read_mask(run / "corrections/one.png")
+    (run / "corrections/one.json").write_text("{")
+    page.refresh()
+    until(page, lambda: "could not be read" in page.find_element("id", "trouble").text)
+    await_open(page, "one")
+    drag(page, (20, 10), (50, 10))
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✎ corrected" and decisions(run) == {"one": "corrected"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+    (run / "corrections/one.json").write_text("{")
+    page.refresh()
+    await_open(page, "one")
+    drag(page, (20, 10), (50, 10))
+    await_saved(page)
+    press(page, "u")
+    until(page, lambda: "undone" in page.find_element("id", "note").text)
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+
+
+def test_a_decision_ends_the_strokes_that_can_be_undone(page: webdriver.Chrome, run: Path) -> None:
+    for index in range(1, len(IDS)):
+        open_session(run).delete_mask(index, "rejected")
+    page.refresh()
+    await_open(page, "one")
+    for key, words in (("a", "✎ corrected"), ("r", "✕ rejected")):  # the only undecided image stays open
+        drag(page, (20, 30), (50, 30))
+        await_saved(page)
+        drawn = read_mask(run / "corrections/one.png")
+        press(page, key)
+        until(page, lambda: "No undecided image" in page.find_element("id", "note").text)
+        await_open(page, "one")
+        undo(page)
+        await_saved(page)
+        assert verdict(page) == words and decisions(run)["one"] == words[2:]
+        if key == "a":
+            np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+        drag(page, (20, 10), (50, 10))  # later strokes are undone to the decision
+        await_saved(page)
+        assert decisions(run)["one"] == "corrected"
+        undo(page)
+        await_saved(page)
+        assert verdict(page) == words and decisions(run)["one"] == words[2:]
+    press(page, "u")
+    until(page, lambda: verdict(page) == "✎ corrected")
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+
+
 def test_a_mask_that_cannot_be_read_ahead_says_so(page: webdriver.Chrome, run: Path, served: Served) -> None:
     (run / f"masks/{IDS[1]}.png").write_bytes(b"cut off")
     session, asked, answered = served.session, threading.Event(), threading.Event()

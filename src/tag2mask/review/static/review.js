@@ -129,8 +129,9 @@ export class Review {
     if (open.verdict !== verdict) {
       this.#remember();
       this.#decide(verdict);
-      this.#settle();
     }
+    this.#settle();
+    open.mask?.forget();
     this.saver.flush();
     try {
       await this.nextUndecided();
@@ -237,12 +238,13 @@ export class Review {
     return getMap(`api/images/${open.index}/labels/${layer.name}`).then(({ pixels }) => pixels, () => null);
   }
 
-  #opened(details, image, base) {
+  #opened(details, image, base = null) {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
-    this.open = this.last = { ...details, rank: this.navigation.rank, mask, kept, drawn: details.verdict === "corrected" };
-    this.open.settled = { verdict: this.open.verdict, drawn: this.open.drawn };
+    this.open = this.last = { ...details, rank: this.navigation.rank, mask, kept };
+    this.open.drawn = standing(this.open) === "corrected";
+    this.open.settled = { verdict: standing(this.open), drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
     this.#titleShown(details.id, details.ranked, details.fault ?? "");
@@ -324,8 +326,8 @@ export class Review {
 
   /** Add the current decision to the undo history. */
   #remember() {
-    const { index, id, image_version: of, verdict, kept } = this.open;
-    this.before.push({ index, id, of, verdict, pixels: kept });
+    const { index, id, image_version: of, kept } = this.open;
+    this.before.push({ index, id, of, verdict: standing(this.open), pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
     while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
@@ -422,6 +424,11 @@ export class Review {
     clearTimeout(this.noted);
     this.noted = setTimeout(() => (find("note").hidden = true), 3500);
   }
+}
+
+/** The verdict. A stored mask whose decision is damaged counts as corrected, as on the server. */
+function standing({ verdict, kept }) {
+  return verdict ?? (kept ? "corrected" : null);
 }
 
 /** The confidence of the image, its least certain class and the reason. */
