@@ -193,8 +193,11 @@ def test_the_threshold_of_a_cam_by_keyboard(page: webdriver.Chrome, run: Path) -
     after = read_mask(run / "corrections/one.png")
     assert (after[22:34, 26:42] == 1).all() and (after[:15] == 0).all() and (first[19:41, 23:48] == 1).all()
     _undone(page, run)
-    press(page, "0")
+    press(page, "0p")
     assert not page.find_element(By.ID, "threshold").is_enabled()
+    until(page, lambda: "changes a class: select one" in page.find_element(By.ID, "note").text)
+    press(page, "7p")  # of no tag
+    until(page, lambda: "no CAM of class 07" in page.find_element(By.ID, "note").text)
 
 
 def test_the_wand_follows_its_tolerance(page: webdriver.Chrome, run: Path) -> None:
