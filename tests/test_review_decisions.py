@@ -188,6 +188,7 @@ def test_a_mask_that_changes_after_it_was_loaded_ahead_is_loaded_again(page: web
 
 
 def test_an_image_that_is_cut_off_is_rejected(page: webdriver.Chrome, run: Path) -> None:
+    open_session(run).save_mask(1, "corrected", every_value(7))
     path = run.parent / f"data/{IDS[1]}.jpg"
     path.write_bytes(path.read_bytes()[:-400])  # the header is complete
     page.refresh()
@@ -201,6 +202,11 @@ def test_an_image_that_is_cut_off_is_rejected(page: webdriver.Chrome, run: Path)
     await_open(page, "turned")
     await_saved(page)
     assert decisions(run) == {IDS[1]: "rejected"}
+    press(page, "u")
+    await_open(page, IDS[1])
+    until(page, lambda: verdict(page) == "✎ corrected")
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / f"corrections/{IDS[1]}.png"), every_value(7))
 
 
 def test_an_image_whose_picture_does_not_come_leaves_the_page_where_it_is(page: webdriver.Chrome) -> None:

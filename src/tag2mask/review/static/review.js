@@ -184,7 +184,7 @@ export class Review {
       open.mask.end();
     }
     open.drawn = last.verdict === "corrected";
-    this.#decide(last.verdict);
+    this.#decide(last.verdict, last.pixels ?? open.mask?.pixels);
     this.#settle();
     this.saver.flush();
     this.#maskChanged();
@@ -314,10 +314,10 @@ export class Review {
   }
 
   /** Set the verdict here and on the server. */
-  #decide(verdict) {
+  #decide(verdict, pixels = this.open.mask?.pixels) {
     const { open } = this;
     open.verdict = verdict;
-    open.kept = verdict === "accepted" || verdict === "corrected" ? open.mask.pixels.slice() : null;
+    open.kept = verdict === "accepted" || verdict === "corrected" ? pixels.slice() : null;
     if (open.kept) this.saver.mask(open.index, open.image_version, open.kept, verdict);
     else this.saver.verdict(open.index, verdict);
     this.list.update(open.index, { verdict });
