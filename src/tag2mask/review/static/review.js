@@ -2,13 +2,13 @@
 
 import { getMap } from "./api.js";
 import { Drawing } from "./drawing.js";
-import { speak } from "./elements.js";
-import { confidenceWords, List, VERDICTS } from "./list.js";
+import { List } from "./list.js";
 import { Mask } from "./mask.js";
 import { isMask, Navigation } from "./navigation.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
+import { showNote, showProgress, showSaving, showTitle, showTrouble, showVerdict } from "./state.js";
 import { Correct } from "./tools/correct.js";
 import { View } from "./view.js";
 
@@ -19,33 +19,32 @@ const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of deci
 export class Review {
   constructor(settings) {
     this.total = settings.total;
-    this.title = document.title;
     this.view = new View(find("canvas"));
     this.view.setColours(settings.classes);
     this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
-    this.layers.failed = (message) => this.trouble(message);
+    this.layers.failed = showTrouble;
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.#showMask();
-    this.correct = new Correct(this, (text) => this.#say(text));
+    this.correct = new Correct(this, showNote);
     const refused = (index) => this.list.update(index, { unsaved: true });
-    this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
+    this.saver = new Saver((...answer) => this.#stored(...answer), refused, showSaving);
     this.list = new List(settings, {
-      chosen: (item) => this.navigation.show(item), counted: (counts) => this.#counted(counts),
+      chosen: (item) => this.navigation.show(item), counted: (counts) => showProgress(this.total, counts),
       pending: ({ index }) => this.saver.unstored(index), open: () => this.open,
     });
     this.list.changed = () => this.listChanged();
-    this.list.failed = (message) => this.trouble(message);
+    this.list.failed = showTrouble;
     this.navigation = new Navigation(this.list, this.saver, {
       leave: (item) => this.#leave(item), opened: (...content) => this.#opened(...content),
-      failed: (item, error) => this.#failed(item, error), say: (text) => this.#say(text),
+      failed: (item, error) => this.#failed(item, error), say: showNote,
     });
     this.view.zoomed = (scale) => {
       find("zoom").textContent = `${Math.round(100 * scale)} %`;
       this.drawing.sizeShown();
     };
     this.before = []; // undo history: {index, id, of, verdict, pixels}
-    this.#counted(settings.counts);
+    showProgress(this.total, settings.counts);
   }
 
   /** End the work on the open image. */
@@ -60,7 +59,7 @@ export class Review {
   #failed(item, error) {
     if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
     else this.#unopened(item);
-    this.trouble(error.message);
+    showTrouble(error.message);
   }
 
   /** Keep the image that is on the screen, with its drawing. */
@@ -76,7 +75,7 @@ export class Review {
   /** Show that an image could not be opened; then nothing is drawn or decided. */
   #unopened({ id = "" }) {
     this.last = null;
-    this.#titleShown(id, null, "This image could not be opened.");
+    showTitle(id, null, "This image could not be opened.");
     find("verdict").textContent = "";
     this.view.clear();
     this.panel.open([], [], []);
@@ -97,9 +96,9 @@ export class Review {
     const { open } = this;
     if (!this.#canDecide()) return;
     if (!open.mask) {
-      this.#say("There is no mask to accept: this image cannot be read.");
+      showNote("There is no mask to accept: this image cannot be read.");
     } else if (!open.start && !open.drawn) {
-      this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
+      showNote("There is no mask to accept: draw one, or use a layer as the mask.");
     } else {
       const good = open.verdict === "accepted" || open.verdict === "corrected";
       await this.#decideAndLeave(good ? open.verdict : open.drawn ? "corrected" : "accepted");
@@ -116,7 +115,7 @@ export class Review {
     this.drawing.finish();
     if (!this.ready) return false;
     if (this.open.mask && this.#showMask()) {
-      this.#say("This is the mask that you decide about: press again.");
+      showNote("This is the mask that you decide about: press again.");
       this.#await();
       return false;
     }
@@ -163,7 +162,7 @@ export class Review {
     if (!this.open.verdict) {
       const last = this.before.at(-1);
       if (!last) {
-        this.#say("There is no decision to undo.");
+        showNote("There is no decision to undo.");
         return;
       }
       const { index, id } = last;
@@ -188,7 +187,7 @@ export class Review {
     this.#settle();
     this.saver.flush();
     this.#maskChanged();
-    this.#say("The decision is undone.");
+    showNote("The decision is undone.");
   }
 
   undoStroke(again = false) {
@@ -211,9 +210,9 @@ export class Review {
       open.mask.replace(pixels);
       if (open.mask.end() || !open.start) this.#drawn(open.mask, !open.start);
       this.layers.show("edit");
-      this.#say(`${layer.title} is the mask now.`);
+      showNote(`${layer.title} is the mask now.`);
     } catch (error) {
-      this.trouble(error.message);
+      showTrouble(error.message);
     }
   }
 
@@ -247,7 +246,7 @@ export class Review {
     this.open.settled = { verdict: standing(this.open), drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
-    this.#titleShown(details.id, details.ranked, details.fault ?? "");
+    showTitle(details.id, details.ranked, details.fault ?? "");
     if (mask) {
       this.view.open(image, { width, height });
       this.panel.open(details.own_tags, details.tags, mask.present);
@@ -256,10 +255,10 @@ export class Review {
       this.view.clear();
       this.panel.open(details.own_tags, details.tags, []);
     }
-    this.#verdictShown();
+    showVerdict(this.open);
     this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
     this.#await();
-    this.trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
+    showTrouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
@@ -267,16 +266,6 @@ export class Review {
     }
     this.list.mark(details.index);
     this.navigation.loadAhead().catch(() => {}); // the error comes again when the image is opened
-  }
-
-  /** Show the ID and the confidence, and the image itself if it has no fault. */
-  #titleShown(id, ranked, fault) {
-    find("id").textContent = id;
-    document.title = `${id} · ${this.title}`;
-    find("ranked").textContent = rankedWords(ranked);
-    find("unreadable").hidden = !fault;
-    find("unreadable").textContent = fault;
-    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = Boolean(fault);
   }
 
   /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
@@ -321,7 +310,7 @@ export class Review {
     if (open.kept) this.saver.mask(open.index, open.image_version, open.kept, verdict);
     else this.saver.verdict(open.index, verdict);
     this.list.update(open.index, { verdict });
-    this.#verdictShown();
+    showVerdict(this.open);
   }
 
   /** Add the current decision to the undo history. */
@@ -339,7 +328,7 @@ export class Review {
     Object.assign(open, changed);
     this.saver.tags(open.index, tags, changed.other_tags);
     this.list.update(open.index, changed);
-    this.#verdictShown();
+    showVerdict(this.open);
     this.layers.refresh();
   }
 
@@ -347,10 +336,10 @@ export class Review {
     const { counts, ...decision } = state;
     Object.assign(decision, this.saver.unstored(index)); // what is newer
     this.list.update(index, decision);
-    this.#counted(counts);
+    showProgress(this.total, counts);
     if (this.open?.index === index) {
       Object.assign(this.open, decision);
-      this.#verdictShown();
+      showVerdict(this.open);
     }
   }
 
@@ -384,55 +373,9 @@ export class Review {
       this.navigation.rank = -1;
     }
   }
-
-  #verdictShown() {
-    const { verdict, other_tags: changed } = this.open;
-    const words = [VERDICTS[verdict] ?? "undecided", ...(changed ? ["tags changed"] : [])];
-    find("verdict").textContent = words.join(", ");
-    find("verdict").dataset.verdict = verdict ?? "";
-    for (const [name, verdicts] of [["accept", ["accepted", "corrected"]], ["reject", ["rejected"]]]) {
-      document.querySelector(`[data-do=${name}]`).setAttribute("aria-pressed", String(verdicts.includes(verdict)));
-    }
-  }
-
-  #counted(counts) {
-    const decided = this.total - counts.undecided;
-    const [share, total] = [decided, this.total].map((number) => number.toLocaleString("en"));
-    find("progress").querySelector("p").textContent = `${share} of ${total} decided`;
-    find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
-  }
-
-  #savingShown(state, message = "") {
-    const words = { waiting: "Saving …", saving: "Saving …", saved: "All saved", failed: "Not saved" };
-    find("saving").textContent = words[state];
-    find("saving").dataset.state = state;
-    if (state !== "failed" && state !== "saved") return;
-    find("fault").hidden = state === "saved";
-    find("fault").querySelector("p").textContent = message;
-  }
-
-  /** Show an error about the open image. */
-  trouble(message) {
-    find("trouble").hidden = !message;
-    find("trouble").textContent = message;
-  }
-
-  #say(text) {
-    speak(text);
-    find("note").textContent = text;
-    find("note").hidden = false;
-    clearTimeout(this.noted);
-    this.noted = setTimeout(() => (find("note").hidden = true), 3500);
-  }
 }
 
 /** The verdict. A stored mask whose decision is damaged counts as corrected, as on the server. */
 function standing({ verdict, kept }) {
   return verdict ?? (kept ? "corrected" : null);
-}
-
-/** The confidence of the image, its least certain class and the reason. */
-function rankedWords(ranked) {
-  if (!ranked) return "";
-  return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
 }
