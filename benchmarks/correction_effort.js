@@ -5,7 +5,7 @@ const IGNORED = 255, ENOUGH = 0.9, HAND = 4; // HAND: pixels by which a free lin
 /** The tools of the review page at `address`. */
 async function tools(address) {
   const from = (name) => import(`${address}static/${name}.js`);
-  const names = ["mask", "tools/clean", "tools/colours", "tools/edge_brush", "tools/wand", "tools/cam", "tools/lasso"];
+  const names = ["mask", "tools/clean", "tools/colours", "tools/edge_brush", "tools/wand", "tools/cam", "tools/lasso", "tools/correct"];
   return Object.assign({}, ...(await Promise.all(names.map(from))));
 }
 
@@ -36,9 +36,10 @@ function reached(pixels, truth) {
 /**
  * The action with the largest gain of mean IoU for each click, {tool, gain, cost, pixels, …}; null if none gains.
  *
- * @param with the names of the allowed tools.
- * @param state {mask, truth, image, sizes, heats, tolerance}: `heats` are CAMs by class, `sizes` the brush diameters,
- *   `room` the distance of two clicks of a lasso.
+ * @param t the tools of the page.
+ * @param allowed the names of the tools that the user may take.
+ * @param state {mask, truth, image, sizes, shares, heats, tolerance, room}: `heats` are CAMs by class, `sizes` the brush
+ *   diameters, `shares` the steps of Clean, `room` the distance of two clicks of a lasso.
  */
 function best(t, allowed, state) {
   const before = score(state.mask.pixels, state.truth);

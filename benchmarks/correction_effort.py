@@ -1,8 +1,8 @@
 """The strokes and clicks that a scripted user needs in the review page to correct masks. Prints JSON.
 
-python benchmarks/correction_effort.py RUN DATA --images 20
+python benchmarks/correction_effort.py RUN --images 20
 
-RUN is a run folder, DATA its data set with ground truth. The user works in headless Chromium on a copy of RUN until
+RUN is a run folder whose data set has ground truth. The user works in headless Chromium on a copy of RUN until
 each class of the ground truth has IoU 0.9. At each step it takes the action that gains most mean IoU for each click: a
 stroke of the brush along the middle of one of the four largest wrong regions, a fill there, and likewise for the other
 tools. A corner of a polygon is a click; a free line of the lasso is one stroke, which leaves the outline by up to 4
@@ -20,9 +20,11 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from scipy import ndimage
@@ -32,25 +34,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from measure import hardware
-from tag2mask.data import DataSettings, read_mask
+from tag2mask import Run
+from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.review import Server, Session, reviewed_images
-from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
 
 BEFORE = ("brush", "fill")
 ADDED = ("clean", "threshold", "edge", "wand", "polygon")
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-"""The steps of the slider of Clean, in percent of the image."""
-
-TOLERANCE = 24
-"""The default of the wand."""
-
 MOST = 200
 """Actions after which the user gives up."""
 
 BEGIN = """
-const [index, truth, shares, tolerance, done] = arguments, address = location.href.split('#')[0];
+const [index, truth, done] = arguments, address = location.href.split('#')[0];
 (async () => {
   const { policy } = window, tools = await policy.tools(address);
   const details = await (await fetch(`api/images/${index}`)).json(), [height, width] = details.size;
@@ -82,7 +78,7 @@ const [index, truth, shares, tolerance, done] = arguments, address = location.hr
     state: {
       room: 12 / Math.min((canvas.width - 24) / width, (canvas.height - 24) / height),
       mask: new tools.Mask(width, height, start.pixels), image, sizes, heats,
-      shares, tolerance,
+      shares: tools.SHARES, tolerance: Number(document.getElementById('tolerance').value),
       truth: Uint8Array.from(atob(truth), (letter) => letter.charCodeAt(0)),
     },
   };
@@ -120,6 +116,11 @@ slider.dispatchEvent(new Event('input'));
 slider.dispatchEvent(new Event('change'));
 """
 
+STEPS = """
+const [done] = arguments;
+import(`${location.href.split('#')[0]}static/tools/correct.js`).then(({ SHARES }) => done(SHARES));
+"""
+
 CLEAN = """
 const [text, width, height, least, done] = arguments;
 import(`${location.href.split('#')[0]}static/tools/clean.js`).then(({ cleaned }) => {
@@ -140,7 +141,6 @@ map('labels/correction').then(({ pixels }) =>
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("data", type=Path)
     parser.add_argument("--images", type=int, default=20, help="the first ones of the review with ground truth")
     parser.add_argument(
         "--tools",
@@ -152,13 +152,17 @@ def main() -> None:
     sets = sets or [BEFORE, (*BEFORE, *ADDED), *((*BEFORE, name) for name in (*ADDED, "lasso"))]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
-        shutil.copytree(options.run, copy, ignore=shutil.ignore_patterns("train", "edges", "segment", "corrections"))
+        shutil.copytree(options.run, copy, ignore=partial(_unused, options.run))
+        session = _session(copy)
+        with_truth = [index for index in range(len(session.list)) if session.list.item(index).truth]
+        if not with_truth:
+            parser.error(f"no image of {options.run} has ground truth; set data.masks in its config.yaml")
         page = _browser(folder)
         try:
-            pieces = _pieces(page, copy, options.data)
+            pieces = _pieces(page, session, with_truth)
             efforts = {}
             for names in sets:
-                efforts["+".join(names)] = _effort(page, copy, options.data, names, options.images)
+                efforts["+".join(names)] = _effort(page, copy, names, with_truth[: options.images])
                 print(names, efforts["+".join(names)], file=sys.stderr)
         finally:
             page.quit()
@@ -179,21 +183,30 @@ def _browser(folder: str) -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def _session(run: Path, data: Path) -> Session:
-    images = reviewed_images(Config(out=run, data=DataSettings(root=data)), RunFolder(run))
-    return Session(images, RunFolder(run), CorrectionsFolder(run / "corrections", images.classes), pixel_limit=10**8)
+def _unused(run: Path, folder: str, names: list[str]) -> set[str]:
+    """What the review of a run does not read."""
+    return {"train", "edges", "segment", "corrections"} & {*names} if Path(folder) == run else set()
 
 
-def _effort(page: webdriver.Chrome, run: Path, data: Path, tools: tuple[str, ...], count: int) -> dict[str, Any]:
-    """What the user needs for the first images with ground truth."""
+def _session(run: Path) -> Session:
+    """The review of the run, of the data that its config.yaml names."""
+    config = Run(run).config
+    images = reviewed_images(config, RunFolder(run))
+    corrections = CorrectionsFolder(run / "corrections", images.classes)
+    return Session(
+        images, RunFolder(run), corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity
+    )
+
+
+def _effort(page: webdriver.Chrome, run: Path, tools: tuple[str, ...], indices: list[int]) -> dict[str, Any]:
+    """What the user needs for some images."""
     shutil.rmtree(run / "corrections", ignore_errors=True)
-    session = _session(run, data)
+    session = _session(run)
     server = Server(session, "run")
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
-        with_truth = [index for index in range(len(session.list)) if session.list.item(index).truth][:count]
-        users = [User(page, server.address, session, index).correct(tools) for index in with_truth]
+        users = [User(page, server.address, session, index).correct(tools) for index in indices]
     finally:
         page.get("about:blank")
         server.stop()
@@ -218,16 +231,17 @@ class User:
         """Open the image."""
         item = session.list.item(index)
         self.page, self.index, self.choices = page, index, 0
-        self.chosen: dict[str, object] = {"tool": "brush", "tolerance": TOLERANCE}
+        self.chosen: dict[str, object] = {"tool": "brush"}
         page.get("about:blank")
-        page.get(f"{address}#{item.id}")
+        page.get(f"{address}#{quote(item.id, safe='')}")
         self._until(lambda: page.find_element(By.ID, "id").text == item.id)
         source = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
         page.execute_script(f"{source}; window.policy = {{ tools, best, ious, reached }};")
         truth = base64.b64encode(read_mask(item.truth).tobytes()).decode()
-        self.start = page.execute_async_script(BEGIN, index, truth, SHARES, TOLERANCE)
+        self.start = page.execute_async_script(BEGIN, index, truth)
         if isinstance(self.start, dict):
             raise RuntimeError(self.start["error"])
+        self.chosen["tolerance"] = page.execute_script("return window.user.state.tolerance")
 
     def correct(self, tools: tuple[str, ...]) -> dict[str, Any]:
         """Work until each class has the wanted IoU, no action gains, or there were too many."""
@@ -296,22 +310,18 @@ class User:
         WebDriverWait(self.page, 60, poll_frequency=0.02).until(lambda _: holds())
 
 
-def _pieces(page: webdriver.Chrome, run: Path, data: Path) -> list[dict[str, Any]]:
+def _pieces(page: webdriver.Chrome, session: Session, indices: list[int]) -> list[dict[str, Any]]:
     """The pieces and the IoU of the run's masks by the size of the pieces that Clean removes, a share of the image."""
-    session = _session(run, data)
     server = Server(session, "run")
     thread = threading.Thread(target=server.serve)
     thread.start()
     rows = []
     try:
         page.get(server.address)
-        for share in (None, *SHARES):
+        for share in (None, *page.execute_async_script(STEPS)):
             pieces, ious, truths = [], [], []
-            for index in range(len(session.list)):
-                item = session.list.item(index)
-                if item.truth is None:
-                    continue
-                mask, truth = session.labels(index, "mask"), read_mask(item.truth)
+            for index in indices:
+                mask, truth = session.labels(index, "mask"), read_mask(session.list.item(index).truth)
                 if share is not None:
                     least, (height, width) = share / 100 * mask.size, mask.shape
                     text = base64.b64encode(mask.tobytes()).decode()

@@ -1,5 +1,7 @@
 """The page of a review in Chromium records what people decide, and nothing else."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from review_page import Served, await_open, await_saved, brush, console, drag, listed, open_page, press, until, verdict
 from review_run import CLASSES, IDS, build_run, disc_along, every_value, open_session
-from tag2mask.data import read_mask
+from tag2mask.data import read_mask, write_mask
 from tag2mask.data.corrections import CorrectionsFolder
 
 pytestmark = pytest.mark.browser
@@ -90,6 +92,133 @@ def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, ru
     undo(page)
     await_saved(page)
     assert verdict(page) == "✕ rejected" and decisions(run) == {"one": "rejected"}
+
+
+def test_a_mask_with_a_damaged_decision_is_not_lost(page: webdriver.Chrome, run: Path) -> None:
+    drag(page, (20, 30), (50, 30))
+    await_saved(page)
+    drawn = read_mask(run / "corrections/one.png")
+    (run / "corrections/one.json").write_text("{")
+    page.refresh()
+    until(page, lambda: "could not be read" in page.find_element("id", "trouble").text)
+    await_open(page, "one")
+    drag(page, (20, 10), (50, 10))
+    undo(page)
+    await_saved(page)
+    assert verdict(page) == "✎ corrected" and decisions(run) == {"one": "corrected"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+    (run / "corrections/one.json").write_text("{")
+    page.refresh()
+    await_open(page, "one")
+    drag(page, (20, 10), (50, 10))
+    await_saved(page)
+    press(page, "u")
+    until(page, lambda: "undone" in page.find_element("id", "note").text)
+    await_saved(page)
+    assert decisions(run) == {"one": "corrected"}
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+
+
+def test_a_decision_ends_the_strokes_that_can_be_undone(page: webdriver.Chrome, run: Path) -> None:
+    for index in range(1, len(IDS)):
+        open_session(run).delete_mask(index, "rejected")
+    page.refresh()
+    await_open(page, "one")
+    for key, words in (("a", "✎ corrected"), ("r", "✕ rejected")):  # the only undecided image stays open
+        drag(page, (20, 30), (50, 30))
+        await_saved(page)
+        drawn = read_mask(run / "corrections/one.png")
+        press(page, key)
+        until(page, lambda: "No undecided image" in page.find_element("id", "note").text)
+        await_open(page, "one")
+        undo(page)
+        await_saved(page)
+        assert verdict(page) == words and decisions(run)["one"] == words[2:]
+        if key == "a":
+            np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+        drag(page, (20, 10), (50, 10))  # later strokes are undone to the decision
+        await_saved(page)
+        assert decisions(run)["one"] == "corrected"
+        undo(page)
+        await_saved(page)
+        assert verdict(page) == words and decisions(run)["one"] == words[2:]
+    press(page, "u")
+    until(page, lambda: verdict(page) == "✎ corrected")
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), drawn)
+
+
+def test_a_mask_that_cannot_be_read_ahead_says_so(page: webdriver.Chrome, run: Path, served: Served) -> None:
+    (run / f"masks/{IDS[1]}.png").write_bytes(b"cut off")
+    session, asked, answered = served.session, threading.Event(), threading.Event()
+    labels, start, opened = session.labels, session.start, []
+
+    def late(index: int, name: str, long_side: int | None = None) -> np.ndarray:
+        if (index, long_side) == (1, None):
+            asked.set()
+            answered.wait(30)
+        return labels(index, name, long_side)
+
+    session.labels = late  # type: ignore[method-assign]
+    session.start = lambda index: (opened.append(index), start(index))[1]  # type: ignore[method-assign]
+    page.refresh()
+    await_open(page, "one")
+    assert asked.wait(30)
+    press(page, "j")  # while its mask is loaded ahead
+    until(page, lambda: opened.count(1) == 2)
+    time.sleep(0.5)  # the page has the details
+    answered.set()
+    await_open(page, IDS[1])
+    assert f"{IDS[1]}.png" in page.find_element("id", "trouble").text
+    press(page, "a")
+    until(page, lambda: "no mask to accept" in page.find_element("id", "note").text)
+    await_saved(page)
+    assert decisions(run) == {}
+
+
+def test_a_mask_that_changes_after_it_was_loaded_ahead_is_loaded_again(page: webdriver.Chrome, run: Path) -> None:
+    until(page, lambda: loaded(page, "images/1/labels/mask"))
+    write_mask(run / f"masks/{IDS[1]}.png", every_value(77))
+    press(page, "j")
+    await_open(page, IDS[1])
+    press(page, "a")
+    await_open(page, "turned")
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / f"corrections/{IDS[1]}.png"), every_value(77))
+
+
+def test_an_image_that_is_cut_off_is_rejected(page: webdriver.Chrome, run: Path) -> None:
+    open_session(run).save_mask(1, "corrected", every_value(7))
+    path = run.parent / f"data/{IDS[1]}.jpg"
+    path.write_bytes(path.read_bytes()[:-400])  # the header is complete
+    page.refresh()
+    await_open(page, "one")
+    press(page, "j")
+    await_open(page, IDS[1])
+    assert "truncated" in page.find_element("id", "unreadable").text
+    press(page, "a")
+    assert "cannot be read" in page.find_element("id", "note").text
+    press(page, "r")
+    await_open(page, "turned")
+    await_saved(page)
+    assert decisions(run) == {IDS[1]: "rejected"}
+    press(page, "u")
+    await_open(page, IDS[1])
+    until(page, lambda: verdict(page) == "✎ corrected")
+    await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / f"corrections/{IDS[1]}.png"), every_value(7))
+
+
+def test_an_image_whose_picture_does_not_come_leaves_the_page_where_it_is(page: webdriver.Chrome) -> None:
+    page.execute_cdp_cmd("Network.enable", {})
+    page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/picture*"]})  # as if the review had ended
+    listed(page)[4].find_element("tag name", "button").click()
+    until(page, lambda: "The program does not answer" in page.find_element("id", "trouble").text)
+    await_open(page, "one")
+    page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    listed(page)[4].find_element("tag name", "button").click()
+    await_open(page, "last")
+    console(page)
 
 
 def test_two_fingers_move_and_zoom_and_do_not_paint(page: webdriver.Chrome, run: Path) -> None:
@@ -304,6 +433,12 @@ def decisions(run: Path) -> dict[str, str | None]:
     folder = CorrectionsFolder(run / "corrections", CLASSES)
     stored = {image_id: folder.decision(image_id) for image_id in folder.ids()}
     return {image_id: decision.verdict for image_id, decision in stored.items() if decision}
+
+
+def loaded(page: webdriver.Chrome, end: str) -> bool:
+    """Whether the page has loaded an address with this end."""
+    names = page.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
+    return any(name.endswith(end) for name in names)
 
 
 def undo(page: webdriver.Chrome, *, again: bool = False) -> None:

@@ -43,11 +43,15 @@ class Layer:
 
     def has(self, item: ImageItem) -> bool:
         """Whether an image has a file in this layer."""
-        return (self.folder / self._name(item)).is_file()
+        return self.file(item).is_file()
+
+    def file(self, item: ImageItem) -> Path:
+        """The file of an image; it need not exist."""
+        return self.folder / f"{item.id}.{'npz' if self.is_cam else 'png'}"
 
     def heats(self, item: ImageItem) -> tuple[int, ...]:
         """The classes with a heat map; 0 is background."""
-        return (read_ids(self.folder / self._name(item)) or ()) if self.is_cam else ()
+        return (read_ids(self.file(item)) or ()) if self.is_cam else ()
 
     def has_labels(self, item: ImageItem) -> bool:
         """Whether the layer gives one class per pixel."""
@@ -67,7 +71,7 @@ class Layer:
         Raises:
             Tag2maskError: the file is missing or damaged, or does not fit.
         """
-        file, smaller = self.folder / self._name(item), reduced_size(size, long_side)
+        file, smaller = self.file(item), reduced_size(size, long_side)
         if not self.is_cam:
             mask = read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1])
             return resize_labels(mask, smaller)
@@ -87,16 +91,13 @@ class Layer:
         """
         if not self.is_cam:
             raise UsageError(f"{self.title} has no heat map")
-        cam = open_cam(self.folder / self._name(item), classes=classes, size=size)
+        cam = open_cam(self.file(item), classes=classes, size=size)
         if class_id not in cam.ids:
             raise UsageError(f"{self.title} of {item.id} has no class {class_id}")
         chosen = np.flatnonzero(cam.ids == class_id)
         one = replace(cam, ids=cam.ids[chosen], cams=cam.cams[chosen], size=reduced_size(size, HEAT_SIDE))
         heat: Labels = np.rint(255 * np.clip(full_resolution(one)[0], 0, 1)).astype(np.uint8)
         return heat
-
-    def _name(self, item: ImageItem) -> str:
-        return f"{item.id}.npz" if self.is_cam else f"{item.id}.png"
 
 
 def prediction_folders(run: RunFolder) -> list[str]:

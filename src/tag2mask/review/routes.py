@@ -152,6 +152,7 @@ def _details(session: Session, index: int) -> dict[str, Any]:
         for layer in session.layers.values()
         if layer.has(item)
     ]
+    start = session.start(index)
     ranked, shown = session.list.ranked(index), None
     if ranked is not None:
         shown = {"confidence": ranked.confidence, "class_name": ranked.class_name, "reason": ranked.reason}
@@ -163,7 +164,8 @@ def _details(session: Session, index: int) -> dict[str, Any]:
         "fault_of_decision": fault_of_decision,
         "own_tags": item.tags,
         "layers": layers,
-        "start": session.start(index),
+        "start": start.name,
+        "start_version": start.version,
         "ranked": shown,
         "image_version": image_version,
         "decision_version": decision_version,

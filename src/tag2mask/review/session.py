@@ -38,6 +38,13 @@ class Stored(NamedTuple):
     version: str
 
 
+class Start(NamedTuple):
+    """The layer of the initial mask, None without one, and a text that changes with its file."""
+
+    name: str | None
+    version: str
+
+
 class Session:
     """The state behind the page: images are addressed by their index in the list. Thread-safe.
 
@@ -109,13 +116,13 @@ class Session:
             self.list.record(index, decision)
         return decision
 
-    def start(self, index: int) -> str | None:
-        """The name of the initial mask: a correction, the run's mask or a prediction; None without any."""
+    def start(self, index: int) -> Start:
+        """The initial mask: a correction, the run's mask or a prediction."""
         item = self.list.item(index)
-        if self._mask(item) is not None:
-            return CORRECTION
-        masks = (name for name, layer in self.layers.items() if not layer.is_cam and layer.has(item))
-        return next(masks, None)
+        if correction := self._mask(item):
+            return Start(CORRECTION, version(correction))
+        masks = (layer for layer in self.layers.values() if not layer.is_cam and layer.has(item))
+        return next((Start(layer.name, version(layer.file(item))) for layer in masks), Start(None, ""))
 
     def labels(self, index: int, name: str, long_side: int | None = None) -> Labels:
         """The class of each pixel in a layer or in the correction.

@@ -47,6 +47,19 @@ export async function getMap(address) {
   return { width, height, pixels };
 }
 
+/** The picture of an image of the list; the error of the server where there is none. */
+export async function getPicture(item) {
+  const image = new Image();
+  image.src = jpeg(item, "picture");
+  try {
+    await image.decode();
+  } catch (error) {
+    await ask(image.src); // an <img> does not say why
+    throw error;
+  }
+  return image;
+}
+
 /** PUT bytes, or anything else as JSON; `values` are query parameters. */
 export async function put(address, body, values = {}) {
   const raw = body instanceof Uint8Array;

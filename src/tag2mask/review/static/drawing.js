@@ -13,7 +13,7 @@ export const SIZES = [2, 4, 8, 12, 18, 24, 36, 54, 80, 120, 180, 270, 400];
 const POINTS = ["fill", "lasso", "wand"]; // tools without a size
 
 export class Drawing {
-  /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change. */
+  /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change and shows it. */
   constructor(view, panel, target, drawn) {
     this.view = view;
     this.panel = panel;
@@ -21,7 +21,6 @@ export class Drawing {
     this.drawn = drawn;
     this.tool = "brush";
     this.step = 5;
-    this.tolerance = 24; // of the wand
     this.adjustment = new Adjustment();
     this.lasso = new Lasso(view, (points) => this.#lassoed(points));
     this.spaced = false; // Space is pressed
@@ -128,7 +127,6 @@ export class Drawing {
     const stroke = this.stroke;
     this.stroke = null;
     if (stroke) this.#end(stroke);
-    if (stroke && stroke.mask.end()) this.drawn(stroke.mask);
     if (this.view.brush) this.#show(this.view.brush, Boolean(this.cursor));
   }
 
@@ -219,9 +217,7 @@ export class Drawing {
   /** Change the mask in one undo step, which a repetition with the same key replaces. */
   adjust(key, change) {
     const mask = this.target();
-    if (!this.adjustment.apply(key, mask, change)) return;
-    this.view.changed();
-    this.drawn(mask);
+    if (this.adjustment.apply(key, mask, change)) this.drawn(mask);
   }
 
   #lassoed(points) {
@@ -231,7 +227,6 @@ export class Drawing {
     mask.paint(box, inside(points, box), this.value);
     points.forEach((point, index) => mask.line(points.at(index - 1), point, 1, this.value));
     if (mask.end()) this.drawn(mask);
-    this.view.changed();
   }
 
   #down(event) {

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { SIZES } from "./drawing.js";
 import { bindKeys } from "./keys.js";
 import { Review } from "./review.js";
+import { showTrouble } from "./state.js";
 
 const find = (name) => document.getElementById(name);
 
@@ -35,7 +36,7 @@ async function start() {
   find("retry").addEventListener("click", () => review.saver.retry());
   find("help-open").addEventListener("click", () => find("help").showModal());
   find("help-close").addEventListener("click", () => find("help").close());
-  addEventListener("unhandledrejection", ({ reason }) => review.trouble(reason?.message ?? String(reason))); // an action failed
+  addEventListener("unhandledrejection", ({ reason }) => showTrouble(reason?.message ?? String(reason))); // an action failed
   bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
   review.drawing.resize(5);
   setOpacity(review, 55);
@@ -53,7 +54,7 @@ async function begin(review) {
   const id = namedInAddress();
   const named = id ? await get("api/index", { id, order: review.list.query.order }).catch(() => null) : null;
   if (named) {
-    const shown = review.show(named);
+    const shown = review.navigation.show(named);
     await review.list.reach(named.rank);
     await shown;
     review.list.mark(named.index);

@@ -138,6 +138,12 @@ export class Mask {
     return this.#clipped(least(columns), least(rows), most(columns), most(rows));
   }
 
+  /** Drop the undo history. */
+  forget() {
+    this.done = [];
+    this.undone = [];
+  }
+
   undo() {
     return this.#move(this.done, this.undone, "after", "before");
   }

@@ -1,13 +1,14 @@
 // The state of the page: the open image, its decision, and the undo history of decisions.
 
-import { get, getMap, jpeg } from "./api.js";
+import { getMap } from "./api.js";
 import { Drawing } from "./drawing.js";
-import { speak } from "./elements.js";
-import { confidenceWords, List, VERDICTS } from "./list.js";
+import { List } from "./list.js";
 import { Mask } from "./mask.js";
+import { isMask, Navigation } from "./navigation.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
+import { showNote, showProgress, showSaving, showTitle, showTrouble, showVerdict } from "./state.js";
 import { Correct } from "./tools/correct.js";
 import { View } from "./view.js";
 
@@ -18,55 +19,47 @@ const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of deci
 export class Review {
   constructor(settings) {
     this.total = settings.total;
-    this.title = document.title;
     this.view = new View(find("canvas"));
     this.view.setColours(settings.classes);
     this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
     this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
-    this.layers.failed = (message) => this.trouble(message);
+    this.layers.failed = showTrouble;
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.#showMask();
-    this.correct = new Correct(this, (text) => this.#say(text));
+    this.correct = new Correct(this, showNote);
     const refused = (index) => this.list.update(index, { unsaved: true });
-    this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
+    this.saver = new Saver((...answer) => this.#stored(...answer), refused, showSaving);
     this.list = new List(settings, {
-      chosen: (item) => this.show(item), counted: (counts) => this.#counted(counts),
+      chosen: (item) => this.navigation.show(item), counted: (counts) => showProgress(this.total, counts),
       pending: ({ index }) => this.saver.unstored(index), open: () => this.open,
     });
     this.list.changed = () => this.listChanged();
-    this.list.failed = (message) => this.trouble(message);
+    this.list.failed = showTrouble;
+    this.navigation = new Navigation(this.list, this.saver, {
+      leave: (item) => this.#leave(item), opened: (...content) => this.#opened(...content),
+      failed: (item, error) => this.#failed(item, error), say: showNote,
+    });
     this.view.zoomed = (scale) => {
       find("zoom").textContent = `${Math.round(100 * scale)} %`;
       this.drawing.sizeShown();
     };
     this.before = []; // undo history: {index, id, of, verdict, pixels}
-    this.#counted(settings.counts);
+    showProgress(this.total, settings.counts);
   }
 
-  /** Open an image of the list. */
-  async show(item) {
-    if (!item) return;
+  /** End the work on the open image. */
+  #leave(item) {
     this.drawing.reset();
     this.saver.flush();
-    const opening = (this.opening = {});
     this.open = null;
     this.#readyShown(false);
-    this.rank = item.rank;
     this.list.mark(item.index);
-    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
-    try {
-      const details = await get(`api/images/${item.index}`);
-      if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
-      const kept = prefer(details, ...waiting);
-      const [image, base] = details.size ? await this.#content(details, kept) : [null, null];
-      if (opening !== this.opening) return;
-      this.#opened(details, image, base);
-    } catch (error) {
-      if (opening !== this.opening) return;
-      if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
-      else this.#unopened(item);
-      this.trouble(error.message);
-    }
+  }
+
+  #failed(item, error) {
+    if (error.status === 0 || error.status === 403) this.#stay(); // the server has ended, or is another one
+    else this.#unopened(item);
+    showTrouble(error.message);
   }
 
   /** Keep the image that is on the screen, with its drawing. */
@@ -74,7 +67,7 @@ export class Review {
     const { last } = this;
     this.open = last;
     if (!last) return;
-    this.rank = last.rank;
+    this.navigation.rank = last.rank;
     this.list.mark(last.index);
     this.#await();
   }
@@ -82,33 +75,20 @@ export class Review {
   /** Show that an image could not be opened; then nothing is drawn or decided. */
   #unopened({ id = "" }) {
     this.last = null;
-    this.#titleShown(id, null, "This image could not be opened.");
+    showTitle(id, null, "This image could not be opened.");
     find("verdict").textContent = "";
     this.view.clear();
     this.panel.open([], [], []);
   }
 
-  /** Open the next (or previous) image. */
   async go(step) {
     this.drawing.finish();
-    const next = await this.list.neighbour(this.rank ?? -1, step);
-    if (next) await this.show(next);
-    else this.#say(step > 0 ? "This is the last image." : "This is the first image.");
+    await this.navigation.go(step);
   }
 
-  /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
-    const next = await this.#undecided();
-    if (next) await this.show(next);
-    else this.#say("No undecided image after this one.");
-  }
-
-  #undecided() {
-    return this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
-      const waiting = this.saver.pending(index, "mask");
-      return !(waiting ? waiting.verdict : verdict);
-    });
+    await this.navigation.nextUndecided();
   }
 
   /** Accept the mask. */
@@ -116,9 +96,9 @@ export class Review {
     const { open } = this;
     if (!this.#canDecide()) return;
     if (!open.mask) {
-      this.#say("There is no mask to accept: this image cannot be read.");
+      showNote("There is no mask to accept: this image cannot be read.");
     } else if (!open.start && !open.drawn) {
-      this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
+      showNote("There is no mask to accept: draw one, or use a layer as the mask.");
     } else {
       const good = open.verdict === "accepted" || open.verdict === "corrected";
       await this.#decideAndLeave(good ? open.verdict : open.drawn ? "corrected" : "accepted");
@@ -135,7 +115,7 @@ export class Review {
     this.drawing.finish();
     if (!this.ready) return false;
     if (this.open.mask && this.#showMask()) {
-      this.#say("This is the mask that you decide about: press again.");
+      showNote("This is the mask that you decide about: press again.");
       this.#await();
       return false;
     }
@@ -148,8 +128,9 @@ export class Review {
     if (open.verdict !== verdict) {
       this.#remember();
       this.#decide(verdict);
-      this.#settle();
     }
+    this.#settle();
+    open.mask?.forget();
     this.saver.flush();
     try {
       await this.nextUndecided();
@@ -181,11 +162,11 @@ export class Review {
     if (!this.open.verdict) {
       const last = this.before.at(-1);
       if (!last) {
-        this.#say("There is no decision to undo.");
+        showNote("There is no decision to undo.");
         return;
       }
       const { index, id } = last;
-      await this.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
+      await this.navigation.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
       if (this.open?.index !== index || !this.open.verdict) return;
     }
     const { open } = this;
@@ -202,11 +183,11 @@ export class Review {
       open.mask.end();
     }
     open.drawn = last.verdict === "corrected";
-    this.#decide(last.verdict);
+    this.#decide(last.verdict, last.pixels ?? open.mask?.pixels);
     this.#settle();
     this.saver.flush();
     this.#maskChanged();
-    this.#say("The decision is undone.");
+    showNote("The decision is undone.");
   }
 
   undoStroke(again = false) {
@@ -229,9 +210,9 @@ export class Review {
       open.mask.replace(pixels);
       if (open.mask.end() || !open.start) this.#drawn(open.mask, !open.start);
       this.layers.show("edit");
-      this.#say(`${layer.title} is the mask now.`);
+      showNote(`${layer.title} is the mask now.`);
     } catch (error) {
-      this.trouble(error.message);
+      showTrouble(error.message);
     }
   }
 
@@ -247,39 +228,6 @@ export class Review {
     this.saver.flush();
   }
 
-  /** The picture and the mask of an image, from `ahead` if they are there. */
-  async #content(details, kept) {
-    const { ahead } = this;
-    const same = (name) => ahead?.details[name] === details[name];
-    if (!kept && ["index", "image_version", "decision_version", "start"].every(same)) return ahead.content;
-    return Promise.all([picture(details), kept ?? this.#base(details)]);
-  }
-
-  /** Load the image that probably follows: the next undecided one, or else the next. */
-  async #loadAhead() {
-    const { open } = this;
-    const next = (await this.#undecided()) ?? (await this.list.neighbour(this.rank, 1));
-    if (open !== this.open) return;
-    this.list.mark(open.index); // the list may have been reloaded
-    if (!next || this.ahead?.details.index === next.index) return;
-    const details = await get(`api/images/${next.index}`);
-    if (open !== this.open || !details.size) return;
-    this.ahead = { details, content: Promise.all([picture(details), this.#base(details)]) };
-    this.ahead.content.catch(() => (this.ahead = null));
-  }
-
-  /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
-  async #base(details) {
-    try {
-      return details.start ? (await getMap(`api/images/${details.index}/labels/${details.start}`)).pixels : null;
-    } catch (error) {
-      if (details.start === "correction" || error.status !== 422) throw error;
-      details.start = null;
-      details.fault_of_mask = error.message;
-      return null;
-    }
-  }
-
   /** The mask without a correction, for an undone decision. */
   async #runMask(open) {
     const layer = open.layers.find(isMask);
@@ -289,15 +237,16 @@ export class Review {
     return getMap(`api/images/${open.index}/labels/${layer.name}`).then(({ pixels }) => pixels, () => null);
   }
 
-  #opened(details, image, base) {
+  #opened(details, image, base = null) {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
-    this.open = this.last = { ...details, rank: this.rank, mask, kept, drawn: details.verdict === "corrected" };
-    this.open.settled = { verdict: this.open.verdict, drawn: this.open.drawn };
+    this.open = this.last = { ...details, rank: this.navigation.rank, mask, kept };
+    this.open.drawn = standing(this.open) === "corrected";
+    this.open.settled = { verdict: standing(this.open), drawn: this.open.drawn };
     const fits = ({ index, of }) => index !== details.index || of === details.image_version;
     this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
-    this.#titleShown(details.id, details.ranked, details.fault ?? "");
+    showTitle(details.id, details.ranked, details.fault ?? "");
     if (mask) {
       this.view.open(image, { width, height });
       this.panel.open(details.own_tags, details.tags, mask.present);
@@ -306,27 +255,17 @@ export class Review {
       this.view.clear();
       this.panel.open(details.own_tags, details.tags, []);
     }
-    this.#verdictShown();
+    showVerdict(this.open);
     this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
     this.#await();
-    this.trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
+    showTrouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
       history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
     this.list.mark(details.index);
-    this.#loadAhead().catch(() => {}); // the error comes again when the image is opened
-  }
-
-  /** Show the ID and the confidence, and the image itself if it has no fault. */
-  #titleShown(id, ranked, fault) {
-    find("id").textContent = id;
-    document.title = `${id} · ${this.title}`;
-    find("ranked").textContent = rankedWords(ranked);
-    find("unreadable").hidden = !fault;
-    find("unreadable").textContent = fault;
-    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = Boolean(fault);
+    this.navigation.loadAhead().catch(() => {}); // the error comes again when the image is opened
   }
 
   /** A drawing is a correction, except one that is back where it began: then the decision from before returns. */
@@ -364,20 +303,20 @@ export class Review {
   }
 
   /** Set the verdict here and on the server. */
-  #decide(verdict) {
+  #decide(verdict, pixels = this.open.mask?.pixels) {
     const { open } = this;
     open.verdict = verdict;
-    open.kept = verdict === "accepted" || verdict === "corrected" ? open.mask.pixels.slice() : null;
+    open.kept = verdict === "accepted" || verdict === "corrected" ? pixels.slice() : null;
     if (open.kept) this.saver.mask(open.index, open.image_version, open.kept, verdict);
     else this.saver.verdict(open.index, verdict);
     this.list.update(open.index, { verdict });
-    this.#verdictShown();
+    showVerdict(this.open);
   }
 
   /** Add the current decision to the undo history. */
   #remember() {
-    const { index, id, image_version: of, verdict, kept } = this.open;
-    this.before.push({ index, id, of, verdict, pixels: kept });
+    const { index, id, image_version: of, kept } = this.open;
+    this.before.push({ index, id, of, verdict: standing(this.open), pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
     while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
@@ -389,7 +328,7 @@ export class Review {
     Object.assign(open, changed);
     this.saver.tags(open.index, tags, changed.other_tags);
     this.list.update(open.index, changed);
-    this.#verdictShown();
+    showVerdict(this.open);
     this.layers.refresh();
   }
 
@@ -397,10 +336,10 @@ export class Review {
     const { counts, ...decision } = state;
     Object.assign(decision, this.saver.unstored(index)); // what is newer
     this.list.update(index, decision);
-    this.#counted(counts);
+    showProgress(this.total, counts);
     if (this.open?.index === index) {
       Object.assign(this.open, decision);
-      this.#verdictShown();
+      showVerdict(this.open);
     }
   }
 
@@ -426,80 +365,17 @@ export class Review {
     const first = this.list.items[0];
     const same = this.open && this.list.item(this.open.index);
     if (same) {
-      this.rank = this.open.rank = same.rank;
+      this.navigation.rank = this.open.rank = same.rank;
       this.list.mark(same.index);
     } else if (first) {
-      await this.show(first);
+      await this.navigation.show(first);
     } else {
-      this.rank = -1;
+      this.navigation.rank = -1;
     }
   }
-
-  #verdictShown() {
-    const { verdict, other_tags: changed } = this.open;
-    const words = [VERDICTS[verdict] ?? "undecided", ...(changed ? ["tags changed"] : [])];
-    find("verdict").textContent = words.join(", ");
-    find("verdict").dataset.verdict = verdict ?? "";
-    for (const [name, verdicts] of [["accept", ["accepted", "corrected"]], ["reject", ["rejected"]]]) {
-      document.querySelector(`[data-do=${name}]`).setAttribute("aria-pressed", String(verdicts.includes(verdict)));
-    }
-  }
-
-  #counted(counts) {
-    const decided = this.total - counts.undecided;
-    const [share, total] = [decided, this.total].map((number) => number.toLocaleString("en"));
-    find("progress").querySelector("p").textContent = `${share} of ${total} decided`;
-    find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
-  }
-
-  #savingShown(state, message = "") {
-    const words = { waiting: "Saving …", saving: "Saving …", saved: "All saved", failed: "Not saved" };
-    find("saving").textContent = words[state];
-    find("saving").dataset.state = state;
-    if (state !== "failed" && state !== "saved") return;
-    find("fault").hidden = state === "saved";
-    find("fault").querySelector("p").textContent = message;
-  }
-
-  /** Show an error about the open image. */
-  trouble(message) {
-    find("trouble").hidden = !message;
-    find("trouble").textContent = message;
-  }
-
-  #say(text) {
-    speak(text);
-    find("note").textContent = text;
-    find("note").hidden = false;
-    clearTimeout(this.noted);
-    this.noted = setTimeout(() => (find("note").hidden = true), 3500);
-  }
 }
 
-/** Replace the details by pending changes; returns the pending mask, if any. */
-function prefer(details, mask, tags) {
-  if (tags) Object.assign(details, { tags: tags.body.tags, other_tags: tags.other });
-  if (!mask || (mask.query && mask.query.of !== details.image_version)) return null; // drawn on another image
-  const drawn = mask.body instanceof Uint8Array;
-  details.verdict = mask.verdict;
-  details.start = drawn ? "correction" : details.layers.find(isMask)?.name ?? null;
-  return drawn ? mask.body : null;
-}
-
-/** Whether a layer has masks: that of the run, or a prediction. */
-function isMask({ name }) {
-  return !name.startsWith("cam-") && name !== "seeds";
-}
-
-/** The confidence of the image, its least certain class and the reason. */
-function rankedWords(ranked) {
-  if (!ranked) return "";
-  return [confidenceWords(ranked.confidence), ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
-}
-
-async function picture(item) {
-  const image = new Image();
-  image.src = jpeg(item, "picture");
-  await image.decode();
-  return image;
+/** The verdict. A stored mask whose decision is damaged counts as corrected, as on the server. */
+function standing({ verdict, kept }) {
+  return verdict ?? (kept ? "corrected" : null);
 }

@@ -1,8 +1,11 @@
 // Removal of specks and holes.
 
+import { IGNORED } from "../mask.js";
+
 /**
  * The mask without pieces of fewer than `least` pixels: each takes the class along most of its border, the smallest
- * first. A piece is a 4-connected region of one class, also of background; the largest of each class stays.
+ * first. A piece is a 4-connected region of one class, also of background; the largest of each class stays. Pixels that
+ * are not sure (255) all stay, and only a piece that has no other neighbour becomes one of them.
  * Returns {pixels, removed}, with the number of pieces that are gone.
  */
 export function cleaned(pixels, width, height, least) {
@@ -11,7 +14,8 @@ export function cleaned(pixels, width, height, least) {
   areas.forEach((area, piece) => {
     if (!(area <= areas[kept.get(classes[piece])])) kept.set(classes[piece], piece);
   });
-  const small = areas.map((area, piece) => area < least && kept.get(classes[piece]) !== piece);
+  const small = areas.map((area, piece) =>
+    area < least && classes[piece] !== IGNORED && kept.get(classes[piece]) !== piece);
   const borders = new Map(); // of each small piece: the length of its border by neighbour
   const touch = (one, other) => {
     if (!small[one]) return;
@@ -41,7 +45,8 @@ export function cleaned(pixels, width, height, least) {
       const root = find(other);
       if (root !== piece) lengths.set(root, (lengths.get(root) ?? 0) + length);
     }
-    const [root] = [...lengths].reduce((best, each) => (each[1] > best[1] ? each : best), [piece, 0]);
+    const sure = [...lengths].filter(([other]) => classes[other] !== IGNORED);
+    const [[root]] = (sure.length ? sure : [...lengths]).sort((one, other) => other[1] - one[1]);
     parents[piece] = root;
     if (small[root]) for (const [other, length] of lengths) if (other !== root) {
       borders.get(root).set(other, (borders.get(root).get(other) ?? 0) + length);

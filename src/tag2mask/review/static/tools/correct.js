@@ -3,7 +3,8 @@
 import { cleaned } from "./clean.js";
 import { thresholded } from "./cam.js";
 
-const SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]; // percent of the image
+/** The steps of the slider of Clean. */
+export const SHARES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]; // percent of the image
 
 const find = (name) => document.getElementById(name);
 
@@ -18,7 +19,7 @@ export class Correct {
       drawing.tolerate(Number(find("tolerance").value));
       this.#shown();
     });
-    drawing.tolerance = Number(find("tolerance").value);
+    drawing.tolerance = Number(find("tolerance").value); // of the wand
     this.#shown();
   }
 
@@ -57,6 +58,14 @@ export class Correct {
     const cam = this.layers.cam(this.panel.chosen);
     find("threshold").disabled = !cam;
     find("threshold-of").textContent = cam ? `${cam.title}: ${this.panel.name(this.panel.chosen)}` : "No CAM of this class";
+  }
+
+  /** Go to the slider of the threshold. */
+  focus() {
+    const { chosen, classes } = this.panel;
+    if (!find("threshold").disabled) find("threshold").focus();
+    else if (!classes[chosen - 1]) this.say("The threshold of a CAM changes a class: select one.");
+    else this.say(`This image has no CAM of ${classes[chosen - 1].name}: a run makes CAMs of the tags alone.`);
   }
 
   get share() {
