@@ -3,12 +3,13 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from tag2mask.core.errors import first_five
-from tag2mask.core.files import read_yaml
+from tag2mask.core.errors import Tag2maskError, first_five
+from tag2mask.core.files import read_json, read_yaml, write_json
 from tag2mask.data.file_names import nfc
 from tag2mask.data.problems import Problem, error, warning
 
@@ -36,9 +37,14 @@ CLASS_IDS = "classes.json"
 """The file with the class ids of the masks in a folder."""
 
 
-def class_ids(classes: Sequence[str]) -> dict[str, object]:
-    """The content of `CLASS_IDS`: ``{"background": 0, "classes": {name: id}, "ignored": 255}``."""
-    return {"background": 0, "classes": {name: number for number, name in enumerate(classes, 1)}, "ignored": 255}
+def write_class_ids(folder: Path, classes: Sequence[str]) -> None:
+    """Write `CLASS_IDS`, ``{"background": 0, "classes": {name: id}, "ignored": 255}``, unless it is there already."""
+    ids = {"background": 0, "classes": {name: number for number, name in enumerate(classes, 1)}, "ignored": 255}
+    path = folder / CLASS_IDS
+    with suppress(Tag2maskError):  # a damaged one is written again
+        if path.is_file() and read_json(path) == ids:
+            return
+    write_json(path, ids)
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:

@@ -23,7 +23,7 @@ from tag2mask.core.files import (
     write_json,
     write_text,
 )
-from tag2mask.data.classes import CLASS_IDS, class_ids
+from tag2mask.data.classes import CLASS_IDS, write_class_ids
 from tag2mask.runs.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RunFolder:
 
     def write_classes(self, classes: Sequence[str]) -> None:
         """Write `CLASS_IDS` for the classes 1..C."""
-        write_json(self.path / CLASS_IDS, class_ids(classes))
+        write_class_ids(self.path, classes)
 
     def fingerprint(self, name: str) -> str | None:
         """The recorded fingerprint of a stage; None without a record."""

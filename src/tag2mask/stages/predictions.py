@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import write_json
 from tag2mask.core.provenance import crc_of, image_text, is_of_image_text, mask_origin
-from tag2mask.data.classes import CLASS_IDS, class_ids
+from tag2mask.data.classes import write_class_ids
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import read_image, write_mask
 from tag2mask.data.manifest import ImageItem, Images
@@ -78,7 +77,7 @@ class Predictions(Stage):
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
             folder = f"predictions/{split or WHOLE}"
-            write_json(run / f"{folder}/{CLASS_IDS}", class_ids(images.classes))
+            write_class_ids(run / folder, images.classes)
             mine = shard_of(run_images(config, run, split).items, config, result)
             todo = mine.filter(partial(_missing, run / folder, crc))
             result.skipped += len(mine) - len(todo)

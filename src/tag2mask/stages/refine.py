@@ -8,8 +8,7 @@ from torch import Tensor
 
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import write_json
-from tag2mask.data.classes import CLASS_IDS, class_ids
+from tag2mask.data.classes import write_class_ids
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
@@ -84,7 +83,7 @@ class Refine(Stage):
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
         run.record_fingerprint(self, self.fingerprint(config, images))
-        write_json(run / f"masks/{CLASS_IDS}", class_ids(images.classes))
+        write_class_ids(run / "masks", images.classes)
         whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
         thresholds = class_thresholds(run, images, config.refine, result)

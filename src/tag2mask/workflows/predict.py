@@ -13,7 +13,7 @@ import numpy as np
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below, remove_partial, write_json
 from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
-from tag2mask.data.classes import CLASS_IDS, class_ids
+from tag2mask.data.classes import CLASS_IDS, write_class_ids
 from tag2mask.data.dataset import ImageSet, find_images
 from tag2mask.data.images import read_image, write_mask
 from tag2mask.data.manifest import ImageItem
@@ -140,7 +140,7 @@ class Predict(Stage):
             _clear(run)
         run.record_fingerprint(self, self.fingerprint(config, images))
         remove_partial(run.path)
-        write_json(run / CLASS_IDS, class_ids(predictor.classes))
+        write_class_ids(run.path, predictor.classes)
         mine = _of_this_command(images, config)
         # Whole batches where an image is missing: its mask must not depend on which other masks exist.
         step = config.predict.batch_size
