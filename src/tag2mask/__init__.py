@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The Python interface, also before it is imported."""
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]
