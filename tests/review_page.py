@@ -1,6 +1,7 @@
 """A review that is served to a test's browser, and what a person does on its page."""
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,19 @@ from review_run import SIZE, open_session
 from tag2mask.review import Server
 
 
+def free_port() -> int:
+    """A port that nobody takes when its server stops, unlike the first free one of several test processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 class Served:
     """A review that is served from a thread, and stopped."""
 
     def __init__(self, run: Path) -> None:
         self.session = open_session(run)
-        self.server = Server(self.session, "run")
+        self.server = Server(self.session, "run", port=free_port())
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()
 

@@ -91,7 +91,9 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         "no partner, such as b.jpg": (["a.jpg"], {"a.jpg": ["cat"], "b.jpg": []}),
         "`tags` are {image: \\[names\\]} or a table": ("images", [["cat"]]),
         "tags.csv is a table: `images` should be the folder": (["a.jpg", "b.jpg"], "tags.csv"),
-        "should be a list of names, received \\[7\\]": (["a.jpg"], [[7]]),
+        "should be a list of names without `;`, received \\[7\\]": (["a.jpg"], [[7]]),
+        "should be a list of names without `;`, received \\['a;b'\\]": (["a.jpg"], [["a;b"]]),
+        "should be a list of names without `;`, received None": (["a.jpg"], [None]),
         "there is no image": ([], []),
     }
     for message, (images, tags) in wrong.items():
@@ -111,10 +113,18 @@ def test_names_of_tags_stay_whole_and_numbers_of_numpy_are_numbers(tmp_path: Pat
     names = ["lamp, red", "a|b", "red", "red car"]
     files = [f"images/train/000{number}.jpg" for number in range(4)]
     made = tag2mask.run(
-        files, [[name] for name in names], out=tmp_path / "run", config="small.yaml", quiet=True, seed=np.int64(3)
+        files,
+        [[name] for name in names],
+        out=tmp_path / "run",
+        config="small.yaml",
+        quiet=True,
+        seed=np.int64(3),
+        cams={"scales": np.array([1.0, 0.5])},
     )
     assert [image.tags for image in made] == [(name,) for name in names]
-    assert made.config.seed == 3
+    assert made.config.seed == 3 and made.config.cams.scales == [1.0, 0.5]
+    with pytest.raises(UsageError, match="should be a number, a text, a list or a mapping"):
+        tag2mask.run(files, [[name] for name in names], out=tmp_path / "run", cams={"kinds": {"pot"}})
 
 
 def test_a_call_that_is_refused_changes_nothing(tmp_path: Path) -> None:
@@ -172,6 +182,7 @@ def test_a_correction_is_the_mask_of_its_image(place: Path, tmp_path: Path) -> N
     for image_id in ("train/0003", "train/0005"):
         corrections.write(image_id, Decision.now("corrected"), drawn)
     corrections.write("train/0006", Decision.now("corrected"), np.full((9, 9), 2, dtype=np.uint8))
+    corrections.write("train/0007", Decision.now("rejected"))
     (copied / "corrections/train/0005.png").unlink()
     run = tag2mask.Run(copied)
     assert np.array_equal(run["train/0003"].mask(), drawn)
@@ -180,7 +191,9 @@ def test_a_correction_is_the_mask_of_its_image(place: Path, tmp_path: Path) -> N
         run["train/0005"].mask()
     with pytest.raises(Tag2maskError, match="9 × 9 pixels, its image 64 × 64"):
         run["train/0006"].mask()
-    assert run._repr_html_().count("<img") >= 6, "the others are shown"
+    assert run["train/0007"].verdict == "rejected" and run["train/0003"].verdict == "corrected"
+    html = run._repr_html_()
+    assert html.count("<img") >= 5 and "train/0007" not in html, "the others are shown, without what was rejected"
 
 
 def test_lists_folders_and_streams_give_the_mask_of_each_image() -> None:

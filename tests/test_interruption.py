@@ -1,4 +1,4 @@
-"""SIGKILL at twenty moments spread over one `demo --quick` of all stages that need no downloads, and a full disk.
+"""SIGKILL at twenty moments spread over one small `demo` of all stages that need no downloads, and a full disk.
 
 Nothing finished is lost, nothing half-written stands under its final name.
 """
@@ -23,11 +23,14 @@ from tag2mask.training.checkpointing import load_state
 
 KILLS = 20
 ALL_STAGES = {
+    "scenes.classes": "2",
     "scenes.train": "14",
     "scenes.val": "4",
     "scenes.size": "96",
     "train.steps": "8",
     "train.batch_size": "4",
+    "train.augment.crop": "80",
+    "train.augment.long_side": "[72,112]",
     "refine.method": "irn+crf",
     "edges.steps": "6",
     "edges.batch_size": "4",
@@ -50,9 +53,9 @@ KEPT = (".npz", ".png", ".jpg", ".safetensors")
 
 
 def _started(out: Path, largest_file: int | None = None, **changes: str) -> Command:
-    """`tag2mask demo --quick` of all stages, which may be able to write no more than so many bytes a file."""
+    """A small `tag2mask demo` of all stages, which may be able to write no more than so many bytes a file."""
     settings = [word for name, value in (ALL_STAGES | changes).items() for word in (f"--{name}", value)]
-    words = ["demo", "--quick", "--out", str(out), *settings]
+    words = ["demo", "--out", str(out), *settings]
     return started(words, out.with_name(f"{out.name}-said"), largest_file=largest_file)
 
 
@@ -126,7 +129,8 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
     for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions", "confidence"):
         expected = {name: data for name, data in files_of(whole / folder).items() if name != "stage.json"}
         assert {name: data for name, data in files_of(killed / folder).items() if name != "stage.json"} == expected
-    assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
+    assert (expected := json.loads((whole / "metrics.json").read_text())).keys() >= {"cams", "refine", "segment"}
+    assert json.loads((killed / "metrics.json").read_text()) == expected
     assert not list(killed.rglob(f"{TEMPORARY_PREFIX}*"))
 
 

@@ -209,6 +209,21 @@ def test_an_image_that_is_cut_off_is_rejected(page: webdriver.Chrome, run: Path)
     np.testing.assert_array_equal(read_mask(run / f"corrections/{IDS[1]}.png"), every_value(7))
 
 
+def test_a_mask_of_an_image_that_is_gone_is_not_lost(page: webdriver.Chrome, run: Path) -> None:
+    open_session(run).save_mask(1, "corrected", every_value(7))
+    (run.parent / f"data/{IDS[1]}.jpg").unlink()
+    page.refresh()
+    await_open(page, "one")
+    press(page, "j")
+    await_open(page, IDS[1])
+    for key in "ru":
+        press(page, key)
+        assert "would be lost" in page.find_element("id", "note").text
+        page.execute_script("document.getElementById('note').textContent = ''")
+    assert verdict(page) == "✎ corrected" and decisions(run) == {IDS[1]: "corrected"}
+    np.testing.assert_array_equal(read_mask(run / f"corrections/{IDS[1]}.png"), every_value(7))
+
+
 def test_an_image_whose_picture_does_not_come_leaves_the_page_where_it_is(page: webdriver.Chrome) -> None:
     page.execute_cdp_cmd("Network.enable", {})
     page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/picture*"]})  # as if the review had ended

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from html import escape
@@ -23,6 +23,7 @@ from tag2mask.cli.stages import require_run
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_text
 from tag2mask.data.classes import did_you_mean
+from tag2mask.data.corrections import Verdict
 from tag2mask.data.images import image_size, read_image, read_mask, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.prediction.predictor import Prediction, Predictor, load
@@ -111,6 +112,7 @@ class RunImage:
         path: the image file.
         tags: the names of the classes in it.
         confidence: the estimated mean IoU of the mask, in [0, 1]; None if unknown.
+        verdict: of a review: `accepted`, `corrected`, `rejected` (not to be used), or None.
 
     Examples:
         >>> import tag2mask
@@ -126,6 +128,7 @@ class RunImage:
     def __init__(self, run: "Run", item: ImageItem, tags: tuple[str, ...], confidence: float | None) -> None:
         """Keep what is known; nothing is opened."""
         self.id, self.path, self.tags, self.confidence = item.id, item.path, tags, confidence
+        self.verdict: Verdict | None = run.verdicts.get(item.id)
         self._run = run
 
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -149,6 +152,7 @@ class RunImage:
         Raises:
             UsageError: there is no such class.
             MaskError: there is no mask, or it does not fit the image.
+            ImageError: the image file cannot be read.
             Tag2maskError: a correction of it is damaged.
         """
         limit = self._run.config.data.pixel_limit
@@ -191,6 +195,7 @@ class Run:
         path: the folder.
         config: all settings.
         classes: C names, without background; class id = index + 1.
+        verdicts: the decisions of reviews about masks, by image ID.
         failed: the reason for each image that `run` could not do.
 
     Raises:
@@ -220,6 +225,7 @@ class Run:
         self._set = run_images(self.config, self._folder)
         self.classes = tuple(self._set.classes)
         require_classes(self._folder, self.classes)
+        self.verdicts: Mapping[str, Verdict] = self._set.corrections.verdicts
         self.failed: dict[str, str] = {}
 
     @property
@@ -300,7 +306,7 @@ class Run:
 
     def _has_mask(self, image: RunImage) -> bool:
         try:
-            return self.final_mask(image.id).is_file()
+            return image.verdict != "rejected" and self.final_mask(image.id).is_file()
         except Tag2maskError:
             return True  # `_figure` says what is wrong
 
@@ -348,8 +354,9 @@ def _table(images: Any, tags: Any) -> tuple[Path, str]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "tags"])
     for name, own in pairs:
-        if isinstance(own, str) or not all(isinstance(each, str) for each in own):
-            raise UsageError(f"the tags of {name} should be a list of names, received {own!r}")
+        named = isinstance(own, Iterable) and not isinstance(own, str)
+        if not named or not all(isinstance(each, str) and ";" not in each for each in own):
+            raise UsageError(f"the tags of {name} should be a list of names without `;`, received {own!r}")
         writer.writerow([Path(name).as_posix(), json.dumps(list(own), ensure_ascii=False)])
     return folder, text.getvalue()
 
@@ -367,5 +374,9 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: paths, and numbers of numpy and torch."""
-    return value.item() if hasattr(value, "item") else os.fspath(value)
+    """What JSON does not know: paths, and numbers and arrays of numpy and torch."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not hasattr(value, "tolist"):
+        raise UsageError(f"the value of a setting should be a number, a text, a list or a mapping, received {value!r}")
+    return value.tolist()

@@ -85,6 +85,8 @@ class Evaluate(Stage):
             if not images.items:
                 where = f" for split '{name}'" if split else ""
                 result.notes.append(f"no ground truth{where}, so nothing to measure; data.masks names it")
+                if is_main():
+                    run.delete_metrics(name)  # of an earlier ground truth
                 continue
             problems = compare_truth_with_tags(images, config)
             result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]

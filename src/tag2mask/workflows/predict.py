@@ -204,6 +204,7 @@ def _clear(run: RunFolder) -> None:
         (run / f"overlays/{name}.jpg").unlink(missing_ok=True)  # before its mask, by which it is found
         (run / f"{name}.png").unlink(missing_ok=True)
     (run / RECORD).unlink(missing_ok=True)
+    (run / CLASS_IDS).unlink(missing_ok=True)
     (run / "predict/stage.json").unlink(missing_ok=True)
 
 

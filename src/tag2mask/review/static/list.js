@@ -119,7 +119,9 @@ export class List {
       const run = this.run;
       const page = await get("api/images", { ...this.query, before: this.from + 1 });
       if (run !== this.run) return;
+      const { images } = this, { scrollHeight: height, scrollWidth: width } = images;
       this.earlier.after(...page.images.map((item) => this.#added(item)));
+      images.scrollBy(images.scrollWidth - width, images.scrollHeight - height); // the rows on the screen stay there
       this.items.unshift(...page.images);
       this.from = page.more ? page.images[0].rank - 1 : -1;
       this.earlier.hidden = !page.more;

@@ -107,7 +107,15 @@ export class Review {
 
   /** Reject the mask. */
   async reject() {
-    if (this.#canDecide()) await this.#decideAndLeave("rejected");
+    if (this.#canDecide() && !this.#hidesMask()) await this.#decideAndLeave("rejected");
+  }
+
+  /** Whether a mask by hand is stored that cannot be shown, so that another decision would lose it. */
+  #hidesMask() {
+    const { mask, kept, start } = this.open;
+    const hidden = !mask && !kept && start === "correction";
+    if (hidden) showNote("The mask by hand cannot be shown, and would be lost: repair the image, then reload the page.");
+    return hidden;
   }
 
   /** Whether the mask of the open image has been on the screen for a moment; if another layer is shown, show the mask. */
@@ -169,6 +177,7 @@ export class Review {
       await this.navigation.show(this.list.item(index) ?? { id, ...(await this.list.place(id)) });
       if (this.open?.index !== index || !this.open.verdict) return;
     }
+    if (this.#hidesMask()) return;
     const { open } = this;
     const entry = this.before.findLast(({ index }) => index === open.index);
     const last = entry ?? { verdict: null, pixels: null };
