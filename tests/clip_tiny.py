@@ -154,3 +154,37 @@ def slow_boxes(cam: np.ndarray, threshold: float, quirk: bool) -> np.ndarray:
             bottom, right = min(bottom, cam.shape[0] - 1), min(right, cam.shape[1] - 1)
         mask[min(ys) : bottom, min(xs) : right] = 1
     return mask
+
+
+def tiny_clipseg(seed: int = 0) -> Any:
+    """A `CLIPSegForImageSegmentation` with an image encoder of 4 blocks, made for 64 x 64 pixels."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    clip = tiny_model(seed).config
+    vision = {**clip.vision_config.to_dict(), "model_type": "clipseg_vision_model"}
+    text = {**clip.text_config.to_dict(), "model_type": "clipseg_text_model"}
+    config = CLIPSegConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=16,
+        extract_layers=[0, 1, 2],
+        reduce_dim=16,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPSegForImageSegmentation._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+def tiny_clipseg_folder(folder: Path, model: Any) -> Path:
+    """The model as a folder of `transformers`, with its tokenizer and the size of its input."""
+    tiny_folder(folder, model)
+    preprocessing = {"size": 64, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "do_normalize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
+    return folder

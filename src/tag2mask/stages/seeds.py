@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.clip_es import clip_cams
-from tag2mask.cams.clip.model import Clip, load_clip, model_precision
+from tag2mask.cams.clip.model import Clip, model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.clipseg import ClipSeg
+from tag2mask.cams.seed_models import load_seed_model
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
@@ -117,32 +118,21 @@ def _make(
     settings = config.seeds
     prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
-    clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
-    features = clip.to(device).text_features(prompts.sentences())
+    found = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
     run.record_fingerprint(stage, stage.fingerprint(config, images))
-    clip.precision(model_precision(settings.precision, device))
-    texts, background_text_features = features[: len(images.classes)], features[len(images.classes) :]
     result.notes += prompts.notices
-    batches = batches_by_patches(clip, images.items, config, result).without(images.corrections.damaged)
+    batches = batches_by_patches(found.model, images.items, config, result).without(images.corrections.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
     with timed_progress_bar(run, "seeds", console, missing) as advance:
-        for batch in prepared_batches(clip, todo, config, result):
+        for batch in prepared_batches(found.model, todo, config, result):
             tags = torch.from_numpy(images.tag_matrix([item.item for item in batch]))
-            found = clip_cams(
-                clip,
-                [item.image for item in batch],
-                tags,
-                texts,
-                background_text_features,
-                box_threshold=settings.box_threshold,
-                boxes=settings.boxes,
-            )
-            for item, own in zip(batch, found, strict=True):
+            made = found.cams([item.image for item in batch], tags)
+            for item, (labels, cams) in zip(batch, made, strict=True):
                 if _missing(item.item, run):
-                    ids = np.array(own.labels, dtype=np.int32) + 1
-                    write_cam(seed_path(run, item.item), CamFile(ids, own.cams.numpy(), item.size, image=item.origin))
+                    ids = np.array(labels, dtype=np.int32) + 1
+                    write_cam(seed_path(run, item.item), CamFile(ids, cams.numpy(), item.size, image=item.origin))
                     result.done += 1
             advance(result.done)
 
@@ -238,7 +228,7 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
     return found is None or found.ids != item.tags or not is_of_image(found.image, item.path, path)
 
 
-def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageResult) -> Batches:
+def batches_by_patches(clip: Clip | ClipSeg, items: Images, config: Config, result: StageResult) -> Batches:
     """This shard's batches of images with about as many patches; they do not depend on which images are done."""
     sound, sizes = with_sizes(items, config, result)
     grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
@@ -270,7 +260,7 @@ class Prepared:
 
 
 def prepared_batches(
-    clip: Clip, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
+    clip: Clip | ClipSeg, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
 ) -> Iterator[list[Prepared]]:
     """The readable images of each batch; a few batches are prefetched."""
 

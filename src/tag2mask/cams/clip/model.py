@@ -6,6 +6,7 @@ head-averaged attention of selected blocks, and images of several sizes in one b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -219,29 +220,50 @@ def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch
     return name
 
 
+def dtype_of(precision: Precision) -> torch.dtype:
+    """The type of numbers of a precision."""
+    return _DTYPES[precision]
+
+
 def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
-    """A CLIP from a local folder or by name, on the CPU in fp32.
+    """A CLIP from a local folder or by name, on the CPU in fp32; arguments and errors as in `load_model`."""
+    _, model, tokenizer, _ = load_model(name, ("clip",), notify=notify)
+    return Clip(model, tokenizer)
+
+
+_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
+
+
+def load_model(name: str, kinds: Sequence[str], *, notify: Notify | None = None) -> tuple[str, Any, Any, Path]:
+    """A text-image model from a local folder or by name, on the CPU in fp32.
 
     Args:
-        name: a folder of a `transformers` CLIP, or ``owner/model`` on the hub.
+        name: a folder of `transformers`, or ``owner/model`` on the hub.
+        kinds: the allowed model types.
+
+    Returns:
+        its model type, the model, its tokenizer, and its folder.
 
     Raises:
-        UsageError: it is not a CLIP, or files are missing.
+        UsageError: it is of another type, or files are missing.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    import transformers
 
     folder = resolve_folder(name, weights=True, setting="seeds.model", also=TOKENIZER_FILES, notify=notify)
     values = read_model_config(folder, "seeds.model")
-    if (kind := values["model_type"]) != "clip":
-        raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be 'clip'")
+    if (kind := values["model_type"]) not in kinds:
+        allowed = " or ".join(f"'{each}'" for each in kinds)
+        raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be {allowed}")
+    config_class, model_class = (getattr(transformers, each) for each in _CLASSES[kind])
     try:
-        check_parameters(lambda: CLIPModel(CLIPConfig.from_dict(values)), folder, "seeds.model")
+        check_parameters(lambda: model_class(config_class.from_dict(values)), folder, "seeds.model")
         with quiet():
-            model, info = CLIPModel.from_pretrained(
+            model, info = model_class.from_pretrained(
                 folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
             )
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
     except UsageError:
         raise
     except Exception as error:  # the libraries raise errors of many kinds
@@ -254,4 +276,4 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
         raise Tag2maskError(f"seeds.model: the weights in {folder} lack {lacking}; fetch them again")
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
-    return Clip(model, tokenizer)
+    return kind, model, tokenizer, folder

@@ -32,6 +32,12 @@ class Prompts:
         """The sentences of the classes, then those of background."""
         return [self.template.format(words) for words in (*self.prompts, *self.background)]
 
+    def phrases(self) -> tuple[list[int], list[str]]:
+        """Every synonym of the classes alone, without the template: the class of each, from 0, and the phrases."""
+        split = [(place, phrase.strip()) for place, text in enumerate(self.prompts) for phrase in text.split(",")]
+        kept = [(place, phrase) for place, phrase in split if phrase]
+        return [place for place, _ in kept], [phrase for _, phrase in kept]
+
 
 def read_prompts(source: str | None, classes: Sequence[str]) -> Prompts:
     """The prompts for a list of classes.

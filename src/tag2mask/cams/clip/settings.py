@@ -13,7 +13,8 @@ class SeedSettings(Checked):
     """Base CAMs from images and tags with CLIP, or imported from files.
 
     Attributes:
-        model: a CLIP of `transformers`: a name on the hub, or a folder.
+        model: a CLIP or a CLIPSeg of `transformers`: a name on the hub, or a folder. CLIPSeg does not read background
+            words, boxes and `long_side`.
         prompts: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null uses the names of the
             classes, and the background words of `voc`.
         box_threshold: share of a map's maximum above which a patch opens a box; published: 0.4 for VOC, 0.7 for COCO.

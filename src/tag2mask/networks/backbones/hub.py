@@ -188,6 +188,15 @@ def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
         raise UsageError(f"network.backbone: {path} is not readable as the model's normalisation ({error})") from error
 
 
+def read_input_side(folder: Path) -> int | None:
+    """Pixels of the square input that the preprocessor configuration names; None without one."""
+    try:
+        size = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))["size"]
+        return int(size["height"] if isinstance(size, dict) else size)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the reports and progress bars of `transformers`."""

@@ -1,0 +1,134 @@
+"""Base CAMs from CLIPSeg of `transformers`: a map for each phrase, from one pass of the image encoder per image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.cams.clip.model import Precision, dtype_of
+from tag2mask.core.errors import UsageError, first_five
+from tag2mask.networks.backbones.base import Colour
+
+SIDE = 352
+"""Pixels of the square input of the published models."""
+
+_CELL = 4
+"""Pixels of the input per cell of a base CAM."""
+
+_MOST_PHRASES = 16
+"""Phrases that are decoded together."""
+
+
+class ClipSeg(nn.Module):
+    """A frozen CLIPSeg.
+
+    Args:
+        model: a `CLIPSegForImageSegmentation`.
+        tokenizer: of its texts.
+        normalisation: mean and standard deviation of its input, RGB in [0, 1].
+        side: pixels of its square input.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour], side: int = SIDE) -> None:
+        """Freeze the model."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.normalisation, self.side = tokenizer, normalisation, side
+        self.patch = int(model.config.vision_config.patch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        device: torch.device = self.model.decoder.film_mul.weight.device
+        return device
+
+    def precision(self, name: Precision) -> "ClipSeg":
+        """Run the image side and the decoder in fp32, bf16 or fp16."""
+        for module in (self.model.clip.vision_model, self.model.decoder):
+            module.to(dtype_of(name))
+        return self
+
+    def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
+        """(h, w), the patches of an image: the same for all sizes."""
+        return self.side // self.patch, self.side // self.patch
+
+    def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
+        """An RGB image, uint8 (H, W, 3), as the model's input, float32 (3, side, side): bilinear, normalised.
+
+        The image is not cropped: it is stretched to a square, as in the model's training.
+        """
+        pixels = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR)
+        mean, std = (np.array(values, np.float32) for values in self.normalisation)
+        normalised = (np.asarray(pixels, dtype=np.float32) / 255 - mean) / std
+        return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+
+    @torch.no_grad()
+    def text_features(self, phrases: Sequence[str]) -> Tensor:
+        """(len(phrases), E) float32; a `UsageError` for phrases that are too long."""
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        long = [phrase for phrase in phrases if len(self.tokenizer(phrase)["input_ids"]) > limit]
+        if long:
+            raise UsageError(f"seeds.prompts: longer than the {limit} tokens that CLIPSeg reads: {first_five(long)}")
+        batch = self.tokenizer(list(phrases), padding=True, return_tensors="pt").to(self.device)
+        features: Tensor = self.model.clip.get_text_features(**batch).pooler_output
+        return features.float()
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Tensor], features: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """How well each place of an image fits a phrase.
+
+        Args:
+            images: each (3, side, side), of `prepare`.
+            features: (T, E), of `text_features`.
+            pairs: P pairs of an image and a phrase, both as indices.
+
+        Returns:
+            (P, side, side) float32 in [0, 1], on the CPU.
+        """
+        vision = self.model.clip.vision_model
+        dtype = self.model.decoder.film_mul.weight.dtype
+        batch = torch.stack(list(images)).to(self.device, dtype)
+        hidden = vision(batch, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+        activations = [hidden[layer + 1] for layer in self.model.extract_layers]
+        found = []
+        for start in range(0, len(pairs), _MOST_PHRASES):
+            own, phrases = (list(values) for values in zip(*pairs[start : start + _MOST_PHRASES], strict=True))
+            texts = features[phrases].to(self.device, dtype)
+            logits = self.model.decoder(tuple(each[own] for each in activations), texts).logits
+            found.append(logits.view(len(own), self.side, self.side).float().sigmoid().cpu())
+        return torch.cat(found) if found else torch.zeros(0, self.side, self.side)
+
+
+def clipseg_cams(
+    model: ClipSeg, images: Sequence[Tensor], tags: Tensor, features: Tensor, classes: Sequence[int]
+) -> list[tuple[tuple[int, ...], Tensor]]:
+    """Base CAMs of the tags of images: the highest map of a class's phrases, divided by its maximum.
+
+    Args:
+        images: each (3, side, side), of `ClipSeg.prepare`.
+        tags: (B, C) bool.
+        features: (T, E), of the phrases of all classes.
+        classes: T, the class of each phrase, from 0.
+
+    Returns:
+        for each image its classes, ascending, and their CAMs, (J, side / 4, side / 4) float32 in [0, 1], on the CPU.
+
+    Source: CLIPSeg for the maps; their maximum over phrases and the division by it, which a tag allows, are ours.
+    """
+    pairs = [(image, phrase) for image in range(len(images)) for phrase, own in enumerate(classes) if tags[image, own]]
+    maps = F.avg_pool2d(model.probabilities(images, features, pairs)[:, None], _CELL)[:, 0]
+    found = []
+    for image in range(len(images)):
+        labels = tuple(torch.nonzero(tags[image])[:, 0].tolist())
+        own = [
+            maps[[place for place, (at, phrase) in enumerate(pairs) if at == image and classes[phrase] == label]]
+            for label in labels
+        ]
+        highest = torch.stack([each.amax(0) for each in own]) if own else maps.new_zeros(0, *maps.shape[1:])
+        found.append((labels, highest / highest.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)))
+    return found
