@@ -221,9 +221,7 @@ def pair_masks(settings: Callable[[Path | None], Config], paths: tuple[Path, Pat
     both = [image_id for image_id in a.masks if image_id in b.masks]
     if not both:
         found = "; ".join(f"{side.path} has {len(side.masks)} masks: {first_five(side.masks)}" for side in (a, b))
-        raise UsageError(
-            f"no image has a mask in both; masks are compared by the names of their files, ID.png. {found}"
-        )
+        raise UsageError(f"no image has a mask in both; masks with the same name, ID.png, are compared. {found}")
     return Pairs(a, b, both[: settings(None).limit])
 
 
