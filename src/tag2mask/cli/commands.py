@@ -168,6 +168,18 @@ COMMANDS = {
         ),
         ("data", "seeds", "cams", "refine", "evaluate"),
     ),
+    "compare": Command(
+        "Compare two ways of making masks on the same images, and list the images where they differ first.",
+        "exchange:compare",
+        (
+            "compare runs/mine masks",
+            "compare runs/mine runs/other --out differences.csv",
+            "compare runs/mine runs/mine/predictions/val --data.masks truth",
+        ),
+        ("data",),
+        run="",
+        writes="result",
+    ),
     "report": Command(
         "Write the report of a run as one HTML page.",
         "stages:report",

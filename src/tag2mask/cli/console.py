@@ -14,6 +14,7 @@ from tag2mask.core.errors import printable
 from tag2mask.evaluation.comparison import Comparison, PublishedComparison, ratio
 from tag2mask.evaluation.figures import Figures, absence, other_means
 from tag2mask.runs.progress import StageResult
+from tag2mask.workflows.compare import ImageAgreement, MaskComparison
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """{stage: {split: {kind: {figure: value}}}}, as in metrics.json."""
@@ -133,6 +134,36 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_section()
     means = (*(figures["miou"] for figures in masks.values()), own["miou"], other["miou"], comparison.share)
     table.add_row("mean IoU", *map(_per_cent, means), style="bold")
+    return table
+
+
+def agreement_table(compared: MaskComparison) -> Table:
+    """One row per class, the means last: agreement of two ways, and each with the ground truth; in per cent."""
+    truth, counts = compared.truth, compared.counts
+    caption = f"per cent; images: {len(compared.images)}; A: {compared.a}; B: {compared.b}"
+    caption += "" if truth is None else f"; images with ground truth: {truth.a.images}"
+    headings = ("IoU", "only A", "only B", *(() if truth is None else ("A, truth", "B, truth")))
+    table = _class_table("agreement of A with B", caption, *headings)
+    columns = [counts.iou().tolist(), counts.over_activation().tolist(), counts.under_activation().tolist()]
+    means: tuple[float, ...] = (counts.miou(rule="present"), math.nan, math.nan)
+    if truth is not None:
+        columns += [[*truth.a.iou.values()], [*truth.b.iou.values()]]
+        means = (*means, truth.a.miou, truth.b.miou)
+    for name, *values in zip(compared.names, *columns, strict=True):
+        table.add_row(name, *map(_per_cent, values))
+    table.add_section()
+    table.add_row("mean IoU", *map(_per_cent, means), style="bold")
+    table.add_row("pixels that differ", _per_cent(compared.differing))
+    return table
+
+
+def differences_table(images: Sequence[ImageAgreement]) -> Table:
+    """The ten images that agree least; in per cent."""
+    table = Table(title="images that differ most, in %", title_justify="left")
+    for name in ("image", "agreement", "class that differs most", "its IoU"):
+        table.add_column(name, justify="left" if name.startswith(("image", "class")) else "right")
+    for each in images[:10]:
+        table.add_row(each.image, _per_cent(each.agreement), each.class_name, _per_cent(each.class_iou))
     return table
 
 

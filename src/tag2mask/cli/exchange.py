@@ -1,11 +1,11 @@
-"""The commands `export` and `import`."""
+"""The commands `export`, `import` and `compare`."""
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.console import output
+from tag2mask.cli.console import agreement_table, differences_table, errors, output, print_json, say, show_result
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
@@ -22,6 +22,7 @@ from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
+from tag2mask.workflows.compare import compare_masks, pair_masks, write_agreement
 from tag2mask.workflows.export_masks import mask_source, refuse_inside
 from tag2mask.workflows.repeats import refuse_repeats
 
@@ -153,3 +154,37 @@ def import_corrections(
     result = StageResult(f"import {format}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {folder.folder}"]
     return finish(call, [result])
+
+
+@one_process
+def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> int:
+    """Compare two ways of making masks on the same images.
+
+    Args:
+        a: a run, its predictions/SPLIT, an output folder of predict, or any folder of ID.png
+        b: the masks to compare with, likewise
+        overwrite: replace the file that --out names, a table (.csv) of all images
+    """
+    out = call.config.out
+    if out is not None and (out.suffix.lower() != ".csv" or out.is_dir()):
+        raise UsageError(f"--out {out} should name a file with the suffix .csv, the table of all images")
+    if out is not None and out.exists() and not overwrite:
+        raise UsageError(f"--out {out} exists; choose another one, or --overwrite to replace it")
+    pairs = pair_masks(lambda run: call.config if run is None else call.on_top_of(run), (a, b))
+    if call.dry_run:
+        say(output(), f"would compare the masks of {len(pairs.ids)} images in {a} and {b}")
+        return 0
+    compared = compare_masks(pairs, call.console)
+    result = StageResult("compare", done=len(compared.images), failed=compared.failed, notes=compared.notes())
+    if out is not None:
+        write_agreement(out, compared.images)
+        result.notes.append(f"table of all images, least agreement first: {out}")
+    show_result(call.console, result, errors())
+    if call.as_json:
+        print_json(compared.to_json())
+    else:
+        output().print(agreement_table(compared))
+        output().print(differences_table(compared.images))
+        if compared.truth is not None:
+            say(output(), compared.truth.sentence())
+    return 1 if compared.failed else 0

@@ -1,5 +1,6 @@
 """The masks to export: those of a run, of its predictions, or of any folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
@@ -12,14 +13,18 @@ from tag2mask.runs.corrections import CORRECTIONS, final_masks, run_corrections
 from tag2mask.runs.run_folder import WHOLE, RunFolder, run_of
 from tag2mask.stages.registry import require_classes
 
+NO_SPLIT = "default"
+"""The name of the split of images without splits."""
 
-def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
+
+def mask_source(config: Config, path: Path, *, classes: Sequence[str] | None = None) -> tuple[MaskSource, str]:
     """The masks in a run or folder, and the name of their split.
 
     Args:
         config: `data` and `limit` are read; where the path is in a run, the settings are those of the run.
         path: a run, a folder of it, or a folder of masks. Without `data.root` and `data.tags` all masks of such a
             folder are meant, and `data.classes` names their classes.
+        classes: those of such a folder, in place of `data.classes`.
 
     Raises:
         UsageError: there is no such folder, or nothing says what the classes are.
@@ -29,13 +34,13 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     owner = run_of(path)
     if owner is not None:
         return _of_run(config, path, RunFolder(owner))
-    limits, split = (config.data.pixel_limit, config.limit), config.data.split or "default"
+    limits, split = (config.data.pixel_limit, config.limit), config.data.split or NO_SPLIT
     predicted = _predicted_classes(path)
     if predicted is not None:
         found = None if config.data.root is None else find_images(config.data.root).items
         return MaskSource(path, predicted, found, *limits), split
     if config.data.root is None and config.data.tags is None:
-        return MaskSource(path, _classes(config), None, *limits), split
+        return MaskSource(path, tuple(classes or _classes(config)), None, *limits), split
     images = open_images(config.data)
     return MaskSource(path, images.classes, images.items, *limits), split
 
@@ -51,13 +56,14 @@ def _of_run(config: Config, path: Path, run: RunFolder) -> tuple[MaskSource, str
         raise UsageError(f"{folder} does not exist; `tag2mask refine {run.path}` makes the masks of a run")
     images = open_images(config.data, split=split)
     require_classes(run, images.classes)
-    limits, split = (config.data.pixel_limit, config.limit), split or "default"
+    limits, split = (config.data.pixel_limit, config.limit), split or NO_SPLIT
     if not is_final or not (run / CORRECTIONS).exists():
         return MaskSource(folder, images.classes, images.items, *limits), split
     images = images.corrected(run_corrections(run, images.classes))
     chosen = images.items[: config.limit]
     kept = chosen.filter(lambda item: not images.corrections.is_rejected(item.id))
-    masks, rejected = final_masks(run, images), len(chosen) - len(kept)
+    rejected = tuple(item.id for item in chosen if images.corrections.is_rejected(item.id))
+    masks = final_masks(run, images)
     return MaskSource(masks, images.classes, kept, config.data.pixel_limit, rejected=rejected), split
 
 

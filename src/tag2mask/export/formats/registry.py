@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.corrections import FinalMasks
+from tag2mask.data.file_names import nfc
 from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
 from tag2mask.data.manifest import Images
 from tag2mask.export.formats.base import ExportSettings, Writer
@@ -34,7 +36,7 @@ FORMATS: dict[str, type[Writer]] = {
 }
 """Writers by format name."""
 
-_Source = tuple[str, Path | None, tuple[int, ...] | None]
+Source = tuple[str, Path | None, tuple[int, ...] | None]
 """ID, image file and tags of a mask."""
 
 
@@ -48,7 +50,7 @@ class MaskSource:
         items: the images; None: all masks in the folder.
         pixel_limit: larger images and masks fail.
         limit: export only the first ones; None: all.
-        rejected: number of images that are not in ``items`` because their masks were rejected.
+        rejected: IDs of images that are not in ``items`` because their masks were rejected.
         missing: number of images without a mask, set by `records`.
         failed: error messages by ID, set by `records`.
     """
@@ -58,7 +60,7 @@ class MaskSource:
     items: Images | None = None
     pixel_limit: int = PIXEL_LIMIT
     limit: int | None = None
-    rejected: int = 0
+    rejected: tuple[str, ...] = ()
     missing: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -84,24 +86,46 @@ class MaskSource:
             else:
                 self.failed[image_id] = result
 
-    def _sources(self) -> Iterable[_Source]:
+    def _sources(self) -> Iterable[Source]:
         if self.items is None:
             return ((image_id, None, None) for image_id in self._ids)
         tagged = any(item.tags for item in self.items)  # images of `predict` have no tags
         return ((item.id, item.path, item.tags if tagged else None) for item in self.items)
 
-    def _read(self, source: _Source) -> tuple[str, MaskRecord | str | None]:
-        """The ID and: the record, None if there is no mask, or an error message."""
+    def masked(self) -> dict[str, Source]:
+        """Every image with a mask by its ID, without regard to ``limit``."""
+        found = {}
+        for source in self._sources():
+            with suppress(Tag2maskError):  # `read` raises it again
+                if not self._exists(source):
+                    continue
+            found[nfc(source[0])] = source
+        return found
+
+    def read(self, source: Source) -> MaskRecord:
+        """Read the mask of an image.
+
+        Raises:
+            Tag2maskError: it is missing or invalid, differs in size from its image, or its decision is damaged.
+        """
         image_id, image, tags = source
+        size = None if image is None else image_size(image, pixel_limit=self.pixel_limit)
+        mask = read_mask(self._path(image_id), size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+        return MaskRecord(image_id, image, mask, tags)
+
+    def _read(self, source: Source) -> tuple[str, MaskRecord | str | None]:
+        """The ID and: the record, None if there is no mask, or an error message."""
         try:
-            path = self.folder / f"{checked_id(image_id)}.png"
-            if image is not None and not path.is_file():
-                return image_id, None
-            size = None if image is None else image_size(image, pixel_limit=self.pixel_limit)
-            mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+            return source[0], self.read(source) if self._exists(source) else None
         except Tag2maskError as error:
-            return image_id, str(error)
-        return image_id, MaskRecord(image_id, image, mask, tags)
+            return source[0], str(error)
+
+    def _exists(self, source: Source) -> bool:
+        image_id, image, _ = source
+        return self._path(image_id).is_file() or image is None
+
+    def _path(self, image_id: str) -> Path:
+        return self.folder / f"{checked_id(image_id)}.png"
 
 
 @dataclass(frozen=True)
@@ -164,5 +188,5 @@ def export_masks(
             writer.close()
         made |= {"images": done, "lost": asdict(writer.losses)}
     notes = [f"{source.missing:,} images have no mask"] if source.missing else []
-    notes += [f"{source.rejected:,} rejected masks are left out"] if source.rejected else []
+    notes += [f"{len(source.rejected):,} rejected masks are left out"] if source.rejected else []
     return ExchangeResult(done, source.failed | failed, [*notes, *writer.losses.sentences(), *writer.notes])
