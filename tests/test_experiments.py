@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
 from tag2mask.data import DataSettings
-from tag2mask.data.cam_files import read_cam
+from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.validation.check import check
 from tag2mask.evaluation import Confusion
 from tag2mask.pot import PotSettings
@@ -32,6 +32,7 @@ import maps
 import method_table
 import methods
 import picture
+import proposals
 import wrong_tags
 
 
@@ -311,3 +312,41 @@ def test_the_picture_of_masks_shows_each_image(done: Path, tmp_path: Path, monke
     picture.main()
     width, height = Image.open(tmp_path / "out.png").size
     assert width == 180 * len(tagged) and height == 720 and len(tagged) >= 1
+
+
+def test_a_vote_is_the_mean_over_a_proposal_and_the_greater_margin_wins() -> None:
+    generator = np.random.default_rng(0)
+    posterior = generator.dirichlet(np.ones(3), (12, 16)).transpose(2, 0, 1).astype(np.float32)
+    several = [proposals.numbered(generator.integers(3, 9, (12, 16))) for _ in range(2)]
+    votes, margins = proposals.voted(posterior, several)
+    for row, column in np.ndindex(12, 16):
+        best = (-1.0, np.zeros(3))
+        for segments in several:
+            mean = posterior[:, segments == segments[row, column]].mean(1)
+            second, first = np.sort(mean)[-2:]
+            best = max(best, (float(first - second), mean), key=lambda each: each[0])
+        assert margins[row, column] == pytest.approx(best[0], abs=1e-5)
+        assert votes[:, row, column] == pytest.approx(best[1], abs=1e-5)
+
+
+def test_a_proposal_takes_its_class_by_vote_and_abstains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four blocks of 8 × 8 pixels; an image of one colour, and a CRF without iterations, which leaves the CAMs.
+    blocks = np.kron(np.arange(4).reshape(2, 2), np.ones((8, 8), np.intp))
+    monkeypatch.setattr(proposals, "superpixels", lambda kind, pixels: [blocks] * 3)
+    monkeypatch.setattr(proposals, "dense_crf", lambda image, given, settings, kernels: given)
+    foreground = np.zeros((16, 16))
+    foreground[:8, :8], foreground[:2, :8] = 0.9, 0.2  # mean 0.725, margin 0.45
+    foreground[:8, 8:], foreground[0, 8:] = 0.4, 0.9  # mean 0.4625, margin 0.075
+    cams = np.stack([1 - foreground, foreground]).astype(np.float16)
+    write_cam(tmp_path / "a.npz", CamFile(np.array([0, 2], np.int32), cams, (16, 16)))
+    Image.new("RGB", (16, 16), "grey").save(tmp_path / "a.png")
+    truth = np.zeros((16, 16), np.uint8)
+    truth[:8, :8], truth[:8, 8:12] = 2, 255
+    trial = proposals.Trial(tmp_path / "a.png", tmp_path / "a.npz", truth, ["blocks"])
+    plain = np.where(foreground > 0.5, 2, 0)
+    assert np.array_equal(trial.labels[proposals.CRF], plain)
+    for margin, labels in ((0.0, truth * (truth != 255)), (0.1, np.where(blocks == 0, 2, plain))):
+        assert np.array_equal(trial.labels[proposals.Method("vote of CAMs", "blocks", "fine", margin)], labels)
+    assert np.array_equal(trial.labels[proposals.Method("best label", "blocks", "fine")], truth * (truth != 255))
+    assert trial.changes["blocks", "fine"] == (4, 16 + 4, 0, 0)
+    assert (trial.known.sum(), trial.wrong.sum()) == (256 - 32, 16 + 4)
