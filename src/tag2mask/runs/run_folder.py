@@ -87,7 +87,9 @@ class RunFolder:
         found = read_json(path).get("classes")
         if isinstance(found, dict) and [*found.values()] != [*range(1, len(found) + 1)]:
             found = None
-        if not isinstance(found, dict | list):  # runs of earlier versions have the list
+        if not isinstance(found, dict | list) or not all(
+            isinstance(name, str) for name in found
+        ):  # runs of earlier versions have the list
             raise Tag2maskError(
                 f"{path} is damaged: it does not hold the ids of the `classes`; delete it to have it made again"
             )
