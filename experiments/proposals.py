@@ -201,7 +201,8 @@ def main() -> None:
         pixels += [trial.known.sum(), trial.wrong.sum(), trial.near.sum()]
     print(f"{len(items)} images; of the pixels, in %: wrong after the CRF {100 * pixels[1] / pixels[0]:.1f}, ", end="")
     print(f"at most {_BORDER} px from a true border {100 * pixels[2] / pixels[0]:.1f}\n")
-    report({m: np.stack(own) for m, own in counts.items()}, class_ids(config.evaluate.class_names(), images.classes))
+    ids = class_ids(config.evaluate.class_names(), images.classes) or range(len(images.classes) + 1)
+    report({method: np.stack(own) for method, own in counts.items()}, ids)
     print("\n| proposals | per image | corrected, % | spoiled, % | wrong by majority, % |\n|---|---|---|---|---|")
     for proposals, rows in changes.items():
         number, *shares = np.sum(rows, 0)
