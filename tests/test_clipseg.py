@@ -96,6 +96,14 @@ def test_what_is_refused(folder: Path, words: Path, tmp_path: Path) -> None:
     clipseg = _loaded(folder, words)
     with pytest.raises(UsageError, match="longer than the 77 tokens that CLIPSeg reads"):
         clipseg.text_features(["word " * 60])
+    odd = tiny_clipseg_folder(tmp_path / "odd", tiny_clipseg(3))
+    for content in ('{"size": 60}', '{"size": {"shortest_edge": 64}}', "{", None):
+        (odd / "preprocessor_config.json").unlink()
+        if content is not None:
+            (odd / "preprocessor_config.json").write_text(content)
+        with pytest.raises(UsageError, match=r"^seeds\.model: .*(size of the model's input|normalisation)"):
+            _loaded(odd, words)
+        (odd / "preprocessor_config.json").touch()
     other = tiny_folder(tmp_path / "clip", tiny_model())
     (other / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
     with pytest.raises(UsageError, match="of type 'vit', it should be 'clip' or 'clipseg'"):

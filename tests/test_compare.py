@@ -229,3 +229,33 @@ def test_what_cannot_be_compared(ways: Ways, tmp_path: Path, capsys: Capture) ->
     assert table.read_text() == "a table of somebody"
     assert main(["compare", str(a), str(b), "--out", str(table), "--overwrite"]) == 0
     assert table.read_text().startswith("image,agreement,class,class_iou")
+
+
+def test_truth_has_its_own_order_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"a": ("cat", "dog"), "b": ("dog", "cat"), "truth": ("dog", "cat")}
+    labels = np.zeros((10, 10), dtype=np.uint8)
+    labels[:5], labels[5:, 5:] = 1, 2  # cat and dog in the order of a
+    swapped = np.array([0, 2, 1], dtype=np.uint8)[labels]
+    for name, classes in names.items():
+        write_mask(tmp_path / name / "one.png", labels if name == "a" else swapped)
+        write_class_ids(tmp_path / name, classes)
+    for first, second in (("a", "b"), ("b", "a")):
+        words = [
+            "compare",
+            str(tmp_path / first),
+            str(tmp_path / second),
+            "--data.masks",
+            str(tmp_path / "truth"),
+            "--json",
+        ]
+        assert main(words) == 0
+        found = json.loads(capsys.readouterr().out)["truth"]
+        assert found["a"]["miou"] == found["b"]["miou"] == 1
+    (tmp_path / "truth/classes.json").unlink()
+    assert main(words) == 2
+    assert "nothing says the order of the classes" in capsys.readouterr().err
+    assert main([*words, "--data.classes", "dog,cat"]) == 0
+    assert json.loads(capsys.readouterr().out)["truth"]["a"]["miou"] == 1
+    (tmp_path / "truth/one.png").write_bytes(b"damaged")
+    assert main([*words, "--data.classes", "dog,cat"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"], "the agreement does not need the ground truth"

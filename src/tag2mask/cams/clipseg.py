@@ -14,9 +14,6 @@ from tag2mask.cams.clip.model import Precision, dtype_of
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.networks.backbones.base import Colour
 
-SIDE = 352
-"""Pixels of the square input of the published models."""
-
 _CELL = 4
 """Pixels of the input per cell of a base CAM."""
 
@@ -31,10 +28,10 @@ class ClipSeg(nn.Module):
         model: a `CLIPSegForImageSegmentation`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
-        side: pixels of its square input.
+        side: pixels of its square input, 352 for the published models.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour], side: int = SIDE) -> None:
+    def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour], side: int) -> None:
         """Freeze the model."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from tag2mask.cams.clip.clip_es import clip_cams
 from tag2mask.cams.clip.model import Clip, load_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import SIDE, ClipSeg, clipseg_cams
+from tag2mask.cams.clipseg import ClipSeg, clipseg_cams
 from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
 
@@ -65,8 +65,9 @@ def _clip(model: Any, tokenizer: Any, folder: Any, settings: SeedSettings, promp
 def _clipseg(
     model: Any, tokenizer: Any, folder: Any, settings: SeedSettings, prompts: Prompts, device: Any
 ) -> SeedModel:
-    normalisation = read_normalisation(folder, "clipseg")
-    clipseg = ClipSeg(model, tokenizer, normalisation, read_input_side(folder) or SIDE).to(device)
+    normalisation = read_normalisation(folder, "clipseg", "seeds.model")
+    side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
+    clipseg = ClipSeg(model, tokenizer, normalisation, side).to(device)
     classes, phrases = prompts.phrases()
     features = clipseg.text_features(phrases)
     return SeedModel(clipseg, lambda images, tags: clipseg_cams(clipseg, images, tags, features, classes))

@@ -174,7 +174,7 @@ COMMANDS = {
         (
             "compare runs/mine masks",
             "compare runs/mine runs/other --out differences.csv",
-            "compare runs/mine runs/mine/predictions/val --data.masks truth",
+            "compare runs/mine runs/mine/predictions/val --data.split val",
         ),
         ("data",),
         run="",

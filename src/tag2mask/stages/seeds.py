@@ -121,7 +121,7 @@ def _make(
     device = resolve_device(config.device)
     found = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
     run.record_fingerprint(stage, stage.fingerprint(config, images))
-    result.notes += prompts.notices
+    result.notes += prompts.notices if isinstance(found.model, Clip) else []  # CLIPSeg reads no background words
     batches = batches_by_patches(found.model, images.items, config, result).without(images.corrections.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing

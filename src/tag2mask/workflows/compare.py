@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import write_bytes
 from tag2mask.core.prefetch import map_ahead
+from tag2mask.data.classes import read_classes
 from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.file_names import nfc
 from tag2mask.data.ground_truth import parse_mask_values
@@ -85,7 +86,7 @@ class TruthComparison:
         """Whether agreement is evidence of quality, in words."""
         subject = f"rank correlation of agreement with the mean IoU of {self.better}, the better way"
         if self.ranking is None:
-            return f"{subject}: not measured on fewer than {LEAST} images with ground truth"
+            return f"{subject}: not measured on fewer than {LEAST} images with agreement and ground truth"
         if self.ranking.spearman is None:
             return f"{subject}: not measured, because agreement or IoU is constant"
         interval = "" if self.ranking.low is None else f" [{self.ranking.low:.2f}, {self.ranking.high:.2f}]"
@@ -208,7 +209,9 @@ def pair_masks(settings: Callable[[Path | None], Config], paths: tuple[Path, Pat
     for run, path, own, other in zip(runs, paths, known, reversed(known), strict=True):
         config = replace(settings(run), limit=None)
         named = own or (other if config.data.classes is None else None)
-        if run is None and named:  # all masks of the folder, also of images that the data do not list
+        if run is None and (
+            named or config.data.classes is not None
+        ):  # all masks of the folder, also of images that the data do not list
             folder = replace(config, data=replace(config.data, root=None, tags=None))
             sources.append((path, config, *mask_source(folder, path, classes=named)))
         else:
@@ -247,6 +250,7 @@ class _Counts(NamedTuple):
 
     agreement: Confusion
     truths: tuple[Confusion, Confusion] | None
+    fault: str  # of the ground truth
 
 
 def compare_masks(pairs: Pairs, console: Console) -> MaskComparison:
@@ -269,33 +273,38 @@ def compare_masks(pairs: Pairs, console: Console) -> MaskComparison:
             if a.shape != b.shape:
                 sizes = " and ".join(f"{mask.shape[1]} × {mask.shape[0]}" for mask in (a, b))
                 raise Tag2maskError(f"{image_id}: the masks in A and B differ in size: {sizes} pixels")
-            truths = None
-            if image_id in items:
-                size = a.shape[0], a.shape[1]
-                right = table[truth.read_truth(items[image_id], size=size)]
-                truths = _confusion(a, right, names), _confusion(b, right, names)
         except Tag2maskError as error:
             return image_id, str(error)
+        truths, fault = None, ""
+        if image_id in items:
+            try:
+                right = table[truth.read_truth(items[image_id], size=(a.shape[0], a.shape[1]))]
+                truths = _confusion(a, right, names), _confusion(b, right, names)
+            except Tag2maskError as error:
+                fault = str(error)
         b[a == IGNORED] = IGNORED
-        return image_id, _Counts(_confusion(a, b, names), truths)
+        return image_id, _Counts(_confusion(a, b, names), truths, fault)
 
     total, sums = Confusion(len(names)), (Confusion(len(names)), Confusion(len(names)))
-    images, failed = list[ImageAgreement](), dict[str, str]()
+    images, failed, faults = list[ImageAgreement](), dict[str, str](), list[str]()
     ious = list[tuple[float, float, float]]()  # agreement, mean IoU of A and of B, of the images with ground truth
     with progress_bar(console, "compare", len(pairs.ids)) as advance:
         for image_id, found in map_ahead(count, pairs.ids, threads=min(8, os.cpu_count() or 1)):
+            advance(len(images) + len(failed) + 1)
             if isinstance(found, str):
                 failed[image_id] = found
                 continue
+            faults += [found.fault] if found.fault else []
             total.merge(found.agreement)
             images.append(ImageAgreement.of(image_id, found.agreement, names))
             if found.truths is not None:
                 for whole, part in zip(sums, found.truths, strict=True):
                     whole.merge(part)
                 ious.append((images[-1].agreement, found.truths[0].miou(), found.truths[1].miou()))
-            advance(len(images))
     if not images:
         raise Tag2maskError(f"no image could be compared; {next(iter(failed.values()))}")
+    if faults:
+        remarks = [*remarks, f"ground truth of {len(faults)} images is not used, the first: {faults[0]}"]
     images.sort(key=lambda each: (math.isnan(each.agreement), each.agreement))
     rejected = {*pairs.a.source.rejected, *pairs.b.source.rejected}
     return MaskComparison(
@@ -327,7 +336,8 @@ def write_agreement(path: Path, images: Sequence[ImageAgreement]) -> None:
 def _ground_truth(pairs: Pairs, console: Console) -> tuple[ImageSet, list[str]]:
     """The compared images that have ground truth, and why ground truth is not used."""
     ids = {*pairs.ids}
-    side = next((each for each in pairs[:2] if each.config.data.root or each.config.data.tags), pairs.a)
+    in_runs_first = sorted(pairs[:2], key=lambda each: run_of(each.path) is None)
+    side = next((each for each in in_runs_first if each.config.data.root or each.config.data.tags), pairs.a)
     config, data = side.config, side.config.data
     if data.root is None and data.tags is None:
         return _masks_alone(pairs), []
@@ -345,6 +355,16 @@ def _masks_alone(pairs: Pairs) -> ImageSet:
         return ImageSet(classes, Images.from_list(()), Path())
     if not data.masks.is_dir():
         raise UsageError(f"data.masks {data.masks} is not a folder; name the one with ID.png")
+    if data.classes is not None:
+        named, problems = read_classes(data.classes)
+        refuse_errors(problems)
+        classes = named or classes
+    elif own := RunFolder(data.masks).classes():
+        classes = tuple(own)
+    elif classes != pairs.b.source.classes:
+        raise UsageError(
+            f"nothing says the order of the classes of {data.masks}: A and B differ; name it by data.classes"
+        )
     values, problems = parse_mask_values(data.mask_values, classes)
     refuse_errors(problems)
     files = {image_id: file_of(data.masks, image_id, ".png") for image_id in pairs.ids}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
-from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder
+from tag2mask.networks.backbones.hub import PREPROCESSOR, check_parameters, quiet, read_model_config, resolve_folder
 from tag2mask.networks.backbones.weights import Notify, library_reason
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -251,7 +251,9 @@ def load_model(name: str, kinds: Sequence[str], *, notify: Notify | None = None)
     """
     import transformers
 
-    folder = resolve_folder(name, weights=True, setting="seeds.model", also=TOKENIZER_FILES, notify=notify)
+    folder = resolve_folder(
+        name, weights=True, setting="seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify
+    )
     values = read_model_config(folder, "seeds.model")
     if (kind := values["model_type"]) not in kinds:
         allowed = " or ".join(f"'{each}'" for each in kinds)

@@ -36,6 +36,10 @@ class Prompts:
         """Every synonym of the classes alone, without the template: the class of each, from 0, and the phrases."""
         split = [(place, phrase.strip()) for place, text in enumerate(self.prompts) for phrase in text.split(",")]
         kept = [(place, phrase) for place, phrase in split if phrase]
+        if lacking := {*range(len(self.prompts))} - {place for place, _ in kept}:
+            raise UsageError(
+                f"seeds.prompts: no words for {first_five(self.prompts[place] for place in sorted(lacking))}"
+            )
         return [place for place, _ in kept], [phrase for _, phrase in kept]
 
 

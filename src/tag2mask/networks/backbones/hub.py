@@ -168,7 +168,7 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
             raise UsageError(f"{setting}: {file} could not be read as a file of weights ({error})") from error
 
 
-def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
+def read_normalisation(folder: Path, model_type: str, setting: str = BACKBONE) -> tuple[Colour, Colour]:
     """Mean and standard deviation of the model's input, RGB in [0, 1], from the preprocessor configuration.
 
     Defaults: 0.5 for model types that expect inputs in [-1, 1], ImageNet's for the others.
@@ -185,16 +185,27 @@ def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
         (r, g, b), (s, t, u) = ([float(value) for value in colour] for colour in (mean, std))
         return (r, g, b), (s, t, u)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"network.backbone: {path} is not readable as the model's normalisation ({error})") from error
+        raise UsageError(f"{setting}: {path} is not readable as the model's normalisation ({error})") from error
 
 
-def read_input_side(folder: Path) -> int | None:
-    """Pixels of the square input that the preprocessor configuration names; None without one."""
+def read_input_side(folder: Path, patch: int, setting: str = BACKBONE) -> int:
+    """Pixels of the square input that the preprocessor configuration names, a multiple of ``patch``.
+
+    Raises:
+        UsageError: it is missing or names no such size.
+    """
+    path = folder / PREPROCESSOR
     try:
-        size = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))["size"]
-        return int(size["height"] if isinstance(size, dict) else size)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        size = json.loads(path.read_text(encoding="utf-8"))["size"]
+        side = int(size["height"] if isinstance(size, dict) else size)
+        if side % patch or not 0 < side <= 1 << 12:
+            raise ValueError(f"{side} pixels")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UsageError(
+            f"{setting}: {path} does not name the size of the model's input, a multiple of {patch} pixels ({error}); "
+            "fetch the model again"
+        ) from error
+    return side
 
 
 @contextmanager
