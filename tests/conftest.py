@@ -14,6 +14,7 @@ import torch
 from selenium import webdriver
 
 import forked
+from review_page import page, served  # noqa: F401 - fixtures
 from run_tiny import BACKBONE, run
 from tag2mask.synthetic import SceneSettings, write_scenes
 

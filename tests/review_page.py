@@ -3,10 +3,11 @@
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -110,3 +111,20 @@ def contrast(page: webdriver.Chrome, element: WebElement) -> float:
         linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
         lights.append(float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05)
     return max(lights) / min(lights)
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[Served]:
+    """The run of a test file, served."""
+    review = Served(run)
+    yield review
+    review.stop()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
+    """The page with the first image; an error in the console fails the test, but for the broken image's."""
+    console(chromium)
+    open_page(chromium, served)
+    yield chromium
+    assert not [message for message in console(chromium) if "422" not in message]

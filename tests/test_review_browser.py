@@ -2,7 +2,6 @@
 
 import re
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from shutil import copytree
@@ -50,22 +49,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(built: Path, tmp_path: Path) -> Path:
     return Path(copytree(built, tmp_path / "review")) / "run"
-
-
-@pytest.fixture
-def served(run: Path) -> Iterator[Served]:
-    review = Served(run)
-    yield review
-    review.stop()
-
-
-@pytest.fixture
-def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
-    """The page with the first image; an error in the console fails the test, but for the broken image's."""
-    console(chromium)
-    open_page(chromium, served)
-    yield chromium
-    assert not [message for message in console(chromium) if "422" not in message]
 
 
 def test_the_browser_knows_every_property_of_the_style_sheet(page: webdriver.Chrome) -> None:
@@ -308,8 +291,8 @@ def test_what_cannot_be_saved_is_shown_and_kept(page: webdriver.Chrome, run: Pat
     await_saved(page)
     assert not page.find_element(By.ID, "fault").is_displayed()
     assert not any("not saved" in row.text for row in listed(page))
-    told = ("/mask", "/tags", "/verdict", "422")
-    assert all(any(word in message for word in told) for message in console(page))
+    expected = ("/mask", "/tags", "/verdict", "422")
+    assert all(any(word in message for word in expected) for message in console(page))
     decisions = [CorrectionsFolder(run / "corrections", CLASSES).decision(image_id) for image_id in ("one", "broken")]
     assert [(each.verdict, each.tags) for each in decisions if each] == [
         ("corrected", (CLASSES[19],)),

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,19 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from review_page import Served, await_open, await_saved, brush, console, drag, listed, open_page, press, until, verdict
+from review_page import (
+    Served,
+    await_open,
+    await_saved,
+    brush,
+    console,
+    drag,
+    listed,
+    open_page,
+    press,
+    until,
+    verdict,
+)
 from review_run import CLASSES, IDS, build_run, disc_along, every_value, open_session
 from tag2mask.data import read_mask, write_mask
 from tag2mask.data.corrections import CorrectionsFolder
@@ -32,22 +43,6 @@ SHOWN = """
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return build_run(tmp_path)
-
-
-@pytest.fixture
-def served(run: Path) -> Iterator[Served]:
-    review = Served(run)
-    yield review
-    review.stop()
-
-
-@pytest.fixture
-def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
-    """The page with the first image; an error in the console fails the test, except that of the broken image."""
-    console(chromium)
-    open_page(chromium, served)
-    yield chromium
-    assert not [message for message in console(chromium) if "422" not in message]
 
 
 def test_a_drawing_that_is_undone_is_not_a_correction(page: webdriver.Chrome, run: Path) -> None:

@@ -1,5 +1,6 @@
 """Base CAMs from CLIPSeg of `transformers`: a map for each phrase, from one pass of the image encoder per image."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import Precision, dtype_of
+from tag2mask.cams.clip.model import DTYPES, Precision
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.networks.backbones.base import Colour
 
@@ -47,7 +48,7 @@ class ClipSeg(nn.Module):
     def precision(self, name: Precision) -> "ClipSeg":
         """Run the image side and the decoder in fp32, bf16 or fp16."""
         for module in (self.model.clip.vision_model, self.model.decoder):
-            module.to(dtype_of(name))
+            module.to(DTYPES[name])
         return self
 
     def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
@@ -118,14 +119,14 @@ def clipseg_cams(
     Source: CLIPSeg for the maps; their maximum over phrases and the division by it, which a tag allows, are ours.
     """
     pairs = [(image, phrase) for image in range(len(images)) for phrase, own in enumerate(classes) if tags[image, own]]
+    places = defaultdict[tuple[int, int], list[int]](list)  # of the maps of an image and a class
+    for place, (image, phrase) in enumerate(pairs):
+        places[image, classes[phrase]].append(place)
     maps = F.avg_pool2d(model.probabilities(images, features, pairs)[:, None], _CELL)[:, 0]
     found = []
     for image in range(len(images)):
         labels = tuple(torch.nonzero(tags[image])[:, 0].tolist())
-        own = [
-            maps[[place for place, (at, phrase) in enumerate(pairs) if at == image and classes[phrase] == label]]
-            for label in labels
-        ]
-        highest = torch.stack([each.amax(0) for each in own]) if own else maps.new_zeros(0, *maps.shape[1:])
+        own = [maps[places[image, label]].amax(0) for label in labels]
+        highest = torch.stack(own) if own else maps.new_zeros(0, *maps.shape[1:])
         found.append((labels, highest / highest.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)))
     return found

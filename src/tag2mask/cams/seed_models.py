@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,14 +41,17 @@ def load_seed_model(
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     kind, model, tokenizer, folder = load_model(settings.model, ("clip", "clipseg"), notify=notify)
-    make: Any = _clip if kind == "clip" else _clipseg
-    made: SeedModel = make(model, tokenizer, folder, settings, prompts, device)
-    made.model.precision(model_precision(settings.precision, device))
-    return made
+    if kind == "clip":
+        found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
+    else:
+        side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
+        normalisation = read_normalisation(folder, kind, "seeds.model")
+        found = _clipseg(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
+    found.model.precision(model_precision(settings.precision, device))
+    return found
 
 
-def _clip(model: Any, tokenizer: Any, folder: Any, settings: SeedSettings, prompts: Prompts, device: Any) -> SeedModel:
-    clip = Clip(model, tokenizer).to(device)
+def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
     features = clip.text_features(prompts.sentences())
     texts, background = features[: len(prompts.prompts)], features[len(prompts.prompts) :]
 
@@ -62,12 +64,7 @@ def _clip(model: Any, tokenizer: Any, folder: Any, settings: SeedSettings, promp
     return SeedModel(clip, cams)
 
 
-def _clipseg(
-    model: Any, tokenizer: Any, folder: Any, settings: SeedSettings, prompts: Prompts, device: Any
-) -> SeedModel:
-    normalisation = read_normalisation(folder, "clipseg", "seeds.model")
-    side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
-    clipseg = ClipSeg(model, tokenizer, normalisation, side).to(device)
+def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
     classes, phrases = prompts.phrases()
     features = clipseg.text_features(phrases)
     return SeedModel(clipseg, lambda images, tags: clipseg_cams(clipseg, images, tags, features, classes))

@@ -99,8 +99,7 @@ class TruthComparison:
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name."""
-        names = ("images", "spearman", "low", "high", "worst_tenth", "chance")
-        ranking = None if self.ranking is None else {name: getattr(self.ranking, name) for name in names}
+        ranking = None if self.ranking is None else self.ranking.to_json()
         return {"a": self.a.to_json(), "b": self.b.to_json(), "better": self.better, "ranking": ranking}
 
 
@@ -209,13 +208,10 @@ def pair_masks(settings: Callable[[Path | None], Config], paths: tuple[Path, Pat
     for run, path, own, other in zip(runs, paths, known, reversed(known), strict=True):
         config = replace(settings(run), limit=None)
         named = own or (other if config.data.classes is None else None)
-        if run is None and (
-            named or config.data.classes is not None
-        ):  # all masks of the folder, also of images that the data do not list
-            folder = replace(config, data=replace(config.data, root=None, tags=None))
-            sources.append((path, config, *mask_source(folder, path, classes=named)))
-        else:
-            sources.append((path, config, *mask_source(config, path)))
+        searched = config
+        if run is None and (named or config.data.classes):  # all masks, also of images that the data do not list
+            searched = replace(config, data=replace(config.data, root=None, tags=None))
+        sources.append((path, config, *mask_source(searched, path, classes=named)))
     classes = sources[0][2].classes
     a, b = (
         _Side(path, config, source, split, source.masked(), class_table(source.classes, path, classes, paths[0]))

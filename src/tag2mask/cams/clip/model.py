@@ -28,7 +28,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type of numbers of each precision."""
 
 _LARGEST_ATTENTION = 1 << 25
 """Most entries of attention (heads, n, n) at a time on a CPU, so that they fit its caches."""
@@ -95,7 +96,7 @@ class Clip(nn.Module):
         """Run the image side in fp32, bf16 or fp16."""
         self._positions.clear()
         for module in (self.model.vision_model, self.model.visual_projection):
-            module.to(_DTYPES[name])
+            module.to(DTYPES[name])
         return self
 
     @torch.no_grad()
@@ -218,11 +219,6 @@ def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch
     if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return name
-
-
-def dtype_of(precision: Precision) -> torch.dtype:
-    """The type of numbers of a precision."""
-    return _DTYPES[precision]
 
 
 def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
