@@ -12,8 +12,8 @@ from clip_tiny import tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model
 from run_tiny import Capture, files_of, run
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import ClipSeg, clipseg_cams
-from tag2mask.cams.seed_models import load_seed_model
+from tag2mask.cams.clipseg import ClipSeg
+from tag2mask.cams.seed_models import SeedModel, load_seed_model
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import read_cam
 from tag2mask.data.dataset import open_images
@@ -35,15 +35,20 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _seed_model(folder: Path, words: Path) -> SeedModel:
+    return load_seed_model(SeedSettings(model=str(folder)), read_prompts(str(words), ("dab", "fen")), CPU)
+
+
 def _loaded(folder: Path, words: Path) -> ClipSeg:
-    prompts = read_prompts(str(words), ("dab", "fen"))
-    model = load_seed_model(SeedSettings(model=str(folder)), prompts, CPU).model
+    model = _seed_model(folder, words).model
     assert isinstance(model, ClipSeg)
     return model
 
 
 def test_maps_are_those_of_the_library(folder: Path, words: Path) -> None:
-    clipseg = _loaded(folder, words)
+    seeds = _seed_model(folder, words)
+    clipseg = seeds.model
+    assert isinstance(clipseg, ClipSeg) and seeds.probabilities is not None
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((40, 90), (64, 64), (7, 3))]
     prepared = [clipseg.prepare(image) for image in images]
@@ -51,14 +56,14 @@ def test_maps_are_those_of_the_library(folder: Path, words: Path) -> None:
     classes, phrases = prompts.phrases()
     assert (classes, phrases) == ([0, 0, 1], ["dab", "small dab fish", "fen"])
     tags = torch.tensor([[True, True], [False, True], [False, False]])
-    found = clipseg_cams(clipseg, prepared, tags, clipseg.text_features(phrases), classes)
-    assert [labels for labels, _ in found] == [(0, 1), (1,), ()]
-    for image, own, (labels, cams) in zip(images, prepared, found, strict=True):
+    found, absolute = seeds.cams(prepared, tags), seeds.probabilities(prepared, tags)
+    assert [labels for labels, _ in found] == [labels for labels, _ in absolute] == [(0, 1), (1,), ()]
+    for image, own, (labels, cams), (_, maps) in zip(images, prepared, found, absolute, strict=True):
         pixels = Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR)
         expected = (np.asarray(pixels) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.3]
         np.testing.assert_allclose(own.permute(1, 2, 0), expected, atol=1e-5)
         assert cams.shape == (len(labels), 16, 16)
-        for label, cam in zip(labels, cams, strict=True):
+        for label, cam, each in zip(labels, cams, maps, strict=True):
             slow = []
             for phrase in (phrase for place, phrase in zip(classes, phrases, strict=True) if place == label):
                 text = clipseg.tokenizer(phrase, return_tensors="pt")
@@ -66,6 +71,7 @@ def test_maps_are_those_of_the_library(folder: Path, words: Path) -> None:
                     logits = clipseg.model(**text, pixel_values=own[None]).logits
                 slow.append(F.avg_pool2d(logits.view(1, 64, 64).sigmoid(), 4)[0])
             highest = torch.stack(slow).amax(0)
+            torch.testing.assert_close(each, highest, rtol=0, atol=1e-5)
             torch.testing.assert_close(cam, highest / highest.max(), rtol=0, atol=1e-5)
 
 

@@ -102,31 +102,30 @@ class ClipSeg(nn.Module):
         return torch.cat(found) if found else torch.zeros(0, self.side, self.side)
 
 
-def clipseg_cams(
-    model: ClipSeg, images: Sequence[Tensor], tags: Tensor, features: Tensor, classes: Sequence[int]
+def clipseg_maps(
+    model: ClipSeg, images: Sequence[Tensor], asked: Tensor, features: Tensor, classes: Sequence[int]
 ) -> list[tuple[tuple[int, ...], Tensor]]:
-    """Base CAMs of the tags of images: the highest map of a class's phrases, divided by its maximum.
+    """How well each place fits the classes that are asked for: the highest map of a class's phrases.
 
     Args:
         images: each (3, side, side), of `ClipSeg.prepare`.
-        tags: (B, C) bool.
+        asked: (B, C) bool.
         features: (T, E), of the phrases of all classes.
         classes: T, the class of each phrase, from 0.
 
     Returns:
-        for each image its classes, ascending, and their CAMs, (J, side / 4, side / 4) float32 in [0, 1], on the CPU.
+        for each image its classes, ascending, and their maps, (J, side / 4, side / 4) float32 in [0, 1], on the CPU.
 
-    Source: CLIPSeg for the maps; their maximum over phrases and the division by it, which a tag allows, are ours.
+    Source: CLIPSeg for the maps; their maximum over phrases is ours.
     """
-    pairs = [(image, phrase) for image in range(len(images)) for phrase, own in enumerate(classes) if tags[image, own]]
+    pairs = [(image, phrase) for image in range(len(images)) for phrase, own in enumerate(classes) if asked[image, own]]
     places = defaultdict[tuple[int, int], list[int]](list)  # of the maps of an image and a class
     for place, (image, phrase) in enumerate(pairs):
         places[image, classes[phrase]].append(place)
     maps = F.avg_pool2d(model.probabilities(images, features, pairs)[:, None], _CELL)[:, 0]
     found = []
     for image in range(len(images)):
-        labels = tuple(torch.nonzero(tags[image])[:, 0].tolist())
+        labels = tuple(torch.nonzero(asked[image])[:, 0].tolist())
         own = [maps[places[image, label]].amax(0) for label in labels]
-        highest = torch.stack(own) if own else maps.new_zeros(0, *maps.shape[1:])
-        found.append((labels, highest / highest.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)))
+        found.append((labels, torch.stack(own) if own else maps.new_zeros(0, *maps.shape[1:])))
     return found

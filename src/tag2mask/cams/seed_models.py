@@ -7,15 +7,22 @@ import torch
 from torch import Tensor
 
 from tag2mask.cams.clip.clip_es import clip_cams
-from tag2mask.cams.clip.model import Clip, load_model, model_precision
+from tag2mask.cams.clip.model import Clip, load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import ClipSeg, clipseg_cams
+from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
 from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
+
+MapMaker = Callable[[Sequence[Tensor], Tensor], ImageCams]
+"""Makes maps of prepared images and their classes, (B, C) bool."""
+
+
+_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,13 @@ class SeedModel:
 
     Attributes:
         model: has `grid` and `prepare`.
-        cams: makes the base CAMs of prepared images and their tags, (B, C) bool.
+        cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
+        probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
     """
 
     model: Clip | ClipSeg
-    cams: Callable[[Sequence[Tensor], Tensor], ImageCams]
+    cams: MapMaker
+    probabilities: MapMaker | None = None
 
 
 def load_seed_model(
@@ -40,12 +49,12 @@ def load_seed_model(
         UsageError: it is not one of the known models, files are missing, or prompts are too long.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
-    kind, model, tokenizer, folder = load_model(settings.model, ("clip", "clipseg"), notify=notify)
-    if kind == "clip":
+    model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
+    if model.config.model_type == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
         side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
-        normalisation = read_normalisation(folder, kind, "seeds.model")
+        normalisation = read_normalisation(folder, "clipseg", "seeds.model")
         found = _clipseg(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
     found.model.precision(model_precision(settings.precision, device))
     return found
@@ -67,4 +76,15 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
 def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
     classes, phrases = prompts.phrases()
     features = clipseg.text_features(phrases)
-    return SeedModel(clipseg, lambda images, tags: clipseg_cams(clipseg, images, tags, features, classes))
+    return _of_maps(clipseg, lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes))
+
+
+def _of_maps(model: ClipSeg, probabilities: MapMaker) -> SeedModel:
+    """A model whose maps are probabilities: base CAMs are these divided by their maximum. Source: ours."""
+
+    def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
+        least = torch.finfo(torch.float32).tiny
+        found = probabilities(images, tags)
+        return [(labels, maps / maps.amax((1, 2), keepdim=True).clamp_min(least)) for labels, maps in found]
+
+    return SeedModel(model, cams, probabilities)

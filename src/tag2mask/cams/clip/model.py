@@ -4,7 +4,7 @@ The image side runs the library's modules one by one, since its forward pass lac
 head-averaged attention of selected blocks, and images of several sizes in one batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
-from tag2mask.networks.backbones.hub import PREPROCESSOR, check_parameters, quiet, read_model_config, resolve_folder
+from tag2mask.networks.backbones.hub import PREPROCESSOR
 from tag2mask.networks.backbones.weights import Notify, library_reason
+from tag2mask.networks.pretrained import load_pretrained
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -222,56 +223,33 @@ def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch
 
 
 def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
-    """A CLIP from a local folder or by name, on the CPU in fp32; arguments and errors as in `load_model`."""
-    _, model, tokenizer, _ = load_model(name, ("clip",), notify=notify)
+    """A CLIP from a local folder or by name, on the CPU in fp32; errors as in `load_text_model`."""
+    model, tokenizer, _ = load_text_model(name, {"clip": ("CLIPConfig", "CLIPModel")}, notify=notify)
     return Clip(model, tokenizer)
 
 
-_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
-"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
-
-
-def load_model(name: str, kinds: Sequence[str], *, notify: Notify | None = None) -> tuple[str, Any, Any, Path]:
-    """A text-image model from a local folder or by name, on the CPU in fp32.
-
-    Args:
-        name: a folder of `transformers`, or ``owner/model`` on the hub.
-        kinds: the allowed model types.
+def load_text_model(
+    name: str, classes: Mapping[str, tuple[str, str]], *, notify: Notify | None = None
+) -> tuple[Any, Any, Path]:
+    """A text-image model with CLIP's tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
 
     Returns:
-        its model type, the model, its tokenizer, and its folder.
+        the model, its tokenizer, and its folder.
 
     Raises:
         UsageError: it is of another type, or files are missing.
-        Tag2maskError: it could not be fetched, or its weights do not fit.
+        Tag2maskError: it could not be fetched, or its weights or its tokenizer do not fit.
     """
     import transformers
 
-    folder = resolve_folder(
-        name, weights=True, setting="seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify
-    )
-    values = read_model_config(folder, "seeds.model")
-    if (kind := values["model_type"]) not in kinds:
-        allowed = " or ".join(f"'{each}'" for each in kinds)
-        raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be {allowed}")
-    config_class, model_class = (getattr(transformers, each) for each in _CLASSES[kind])
+    model, folder = load_pretrained(name, classes, "seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
     try:
-        check_parameters(lambda: model_class(config_class.from_dict(values)), folder, "seeds.model")
-        with quiet():
-            model, info = model_class.from_pretrained(
-                folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
-            )
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
-    except UsageError:
-        raise
-    except Exception as error:  # the libraries raise errors of many kinds
+    except Exception as error:  # the library raises errors of many kinds
         if is_machine_error(error):
             raise
         reason = library_reason(error)
         raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
-    if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
-        lacking = first_five(sorted(missing))
-        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {lacking}; fetch them again")
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
-    return kind, model, tokenizer, folder
+    return model, tokenizer, folder

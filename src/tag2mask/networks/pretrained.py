@@ -1,0 +1,63 @@
+"""Whole models of `transformers` with their weights: text-image models, and models that are asked for masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.machine_errors import is_machine_error
+from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder
+from tag2mask.networks.backbones.weights import Notify, library_reason
+
+
+def load_pretrained(
+    name: str,
+    classes: Mapping[str, tuple[str, str]],
+    setting: str,
+    *,
+    also: Sequence[str] = (),
+    notify: Notify | None = None,
+) -> tuple[Any, Path]:
+    """A model from a local folder or by name, frozen, on the CPU in fp32.
+
+    Args:
+        name: a folder of `transformers`, or ``owner/model`` on the hub.
+        classes: of `transformers` for the configuration and for the model, by the allowed `model_type`.
+        setting: the setting that names the model, for messages.
+        also: more files to fetch, if the model has them.
+        notify: called before a download; None logs a warning.
+
+    Returns:
+        the model and its folder.
+
+    Raises:
+        UsageError: it is of another type, or files are missing.
+        Tag2maskError: it could not be fetched, or its weights do not fit.
+    """
+    import transformers
+
+    folder = resolve_folder(name, weights=True, setting=setting, also=also, notify=notify)
+    values = read_model_config(folder, setting)
+    if (kind := values["model_type"]) not in classes:
+        allowed = " or ".join(f"'{each}'" for each in classes)
+        raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
+    config_class, model_class = (getattr(transformers, each) for each in classes[kind])
+    try:
+        check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)
+        with quiet():
+            model, info = model_class.from_pretrained(
+                folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+            )
+    except UsageError:
+        raise
+    except Exception as error:  # the library raises errors of many kinds
+        if is_machine_error(error):
+            raise
+        reason = library_reason(error)
+        raise Tag2maskError(f"{setting}: {folder} could not be loaded ({reason}); fetch it again") from error
+    if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
+        lacking = first_five(sorted(missing))
+        raise Tag2maskError(f"{setting}: the weights in {folder} lack {lacking}; fetch them again")
+    return model.eval().requires_grad_(False), folder
