@@ -188,3 +188,29 @@ def tiny_clipseg_folder(folder: Path, model: Any) -> Path:
     preprocessing = {"size": 64, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
     return folder
+
+
+def tiny_sam3(seed: int = 0) -> Any:
+    """A `Sam3Model` with an image encoder of 2 blocks, for 56 x 56 pixels and masks of 32 x 32."""
+    from transformers import Sam3Config, Sam3Model
+
+    wide = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    small = {**wide, "num_layers": 2}
+    encoder = {**wide, "num_hidden_layers": 2, "image_size": 56, "patch_size": 7, "window_size": 4}
+    encoder |= {"model_type": "sam3_vit_model", "global_attn_indexes": [1], "pretrain_image_size": 28}
+    config = Sam3Config(
+        vision_config={"model_type": "sam3_vision_model", "backbone_config": encoder, "fpn_hidden_size": 32},
+        text_config={**tiny_model(seed).config.text_config.to_dict(), "projection_dim": 16},
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Sam3Model._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return model.eval()

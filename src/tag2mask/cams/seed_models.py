@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ from tag2mask.cams.clip.clip_es import class_scores, clip_cams
 from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
+from tag2mask.cams.clipseg import ClipSeg
+from tag2mask.cams.phrases import phrase_maps
+from tag2mask.cams.sam3 import Sam3
 from tag2mask.core.errors import UsageError
 from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
@@ -41,8 +43,16 @@ class TextImageModel(Protocol):
         """An RGB image, uint8 (H, W, 3), as the model's input."""
 
 
-_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
-"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
+_CLASSES = {
+    "clip": ("CLIPConfig", "CLIPModel"),
+    "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation"),
+    "sam3": ("Sam3Config", "Sam3Model"),
+    "sam3_video": ("Sam3Config", "Sam3Model"),
+}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
+
+The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,12 +84,16 @@ def load_seed_model(
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
-    if model.config.model_type == "clip":
+    kind = model.config.model_type
+    if kind == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
-        side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
-        normalisation = read_normalisation(folder, "clipseg", "seeds.model")
-        found = _clipseg(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
+        normalisation = read_normalisation(folder, kind, "seeds.model")
+        if kind == "sam3":
+            found = _by_phrases(Sam3(model, tokenizer, normalisation).to(device), prompts)
+        else:
+            side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
+            found = _by_phrases(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
     found.model.precision(model_precision(settings.precision, device))
     return found
 
@@ -102,14 +116,15 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
     return SeedModel(clip, cams, scores, reads_background=True)
 
 
-def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
+def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
+    """A CLIPSeg or a SAM 3."""
     classes, phrases = prompts.phrases()
-    features = clipseg.text_features(phrases)
-    return _of_maps(
-        clipseg,
-        lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes),
-        len(prompts.prompts),
-    )
+    texts = model.text_features(phrases)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        return phrase_maps(lambda pairs: model.probabilities(images, texts, pairs), asked, classes)
+
+    return _of_maps(model, probabilities, len(prompts.prompts))
 
 
 def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> SeedModel:

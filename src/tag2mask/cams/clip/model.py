@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.cams.phrases import tokens
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.hub import PREPROCESSOR
 from tag2mask.networks.backbones.weights import Notify, library_reason
@@ -104,11 +105,7 @@ class Clip(nn.Module):
     def text_features(self, sentences: Sequence[str]) -> Tensor:
         """(len(sentences), E) float32, unit length; a `UsageError` for sentences that are too long."""
         limit = int(self.model.config.text_config.max_position_embeddings)
-        ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
-        long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
-        if long:
-            raise UsageError(f"seeds.prompts: longer than the {limit} tokens that CLIP reads: {first_five(long)}")
-        batch = self.tokenizer(list(sentences), padding=True, return_tensors="pt").to(self.device)
+        batch = tokens(self.tokenizer, sentences, limit, "CLIP").to(self.device)
         pooled = self.model.text_model(**batch).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 

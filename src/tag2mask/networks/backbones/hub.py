@@ -36,7 +36,7 @@ BACKBONE = "network.backbone"
 """The setting that usually names a model."""
 
 _HALF: Colour = (0.5, 0.5, 0.5)
-_INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit"}
+_INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit", "sam3"}
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
 """Entries of a configuration that are dropped: remote code, loaders and class names."""
 
