@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tag2mask.cams.clip.clip_es import class_scores, clip_cams
 from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
@@ -99,8 +100,7 @@ def load_seed_model(
 
 
 def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
-    features = clip.text_features(prompts.sentences())
-    texts, background = features[: len(prompts.prompts)], features[len(prompts.prompts) :]
+    texts, background = text_ensembles(clip, prompts)
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
@@ -114,6 +114,18 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
         return torch.stack(class_scores(clip, images, texts, background)).mean(0)
 
     return SeedModel(clip, cams, scores, reads_background=True)
+
+
+def text_ensembles(model: Any, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """The unit-length features of the classes, (C, E), and of the background words, (G, E), from a CLIP.
+
+    Those of several sentences are averaged and normalised again. Source: CLIP's ensembles of prompts.
+    """
+    groups = prompts.sentences()
+    features = model.text_features([sentence for own in groups for sentence in own])
+    means = torch.stack([own.mean(0) for own in features.split([len(own) for own in groups])])
+    both = F.normalize(means, dim=1)
+    return both[: len(prompts.prompts)], both[len(prompts.prompts) :]
 
 
 def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
