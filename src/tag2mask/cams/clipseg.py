@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.cams.clip.model import DTYPES, Precision
-from tag2mask.cams.phrases import square_input, tokens
+from tag2mask.cams.inputs import model_input, tokens
 from tag2mask.networks.backbones.base import Colour
 
 _CELL = 4
@@ -55,7 +56,7 @@ class ClipSeg(nn.Module):
 
     def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
         """An RGB image, uint8 (H, W, 3), as the model's input, float32 (3, side, side), stretched as in training."""
-        return square_input(image, self.side, self.normalisation)
+        return model_input(image, (self.side, self.side), self.normalisation, Image.Resampling.BILINEAR)
 
     @torch.no_grad()
     def text_features(self, phrases: Sequence[str]) -> Tensor:

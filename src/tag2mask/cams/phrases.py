@@ -1,33 +1,10 @@
-"""What the models that are asked by phrases share: tokens, a square input, and one map for each class."""
+"""One map for each class, from models that make one for each phrase."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
-
-from tag2mask.core.errors import UsageError, first_five
-from tag2mask.networks.backbones.base import Colour
-
-
-def tokens(tokenizer: Any, texts: Sequence[str], limit: int, model: str) -> Any:
-    """The tokens of texts, padded to the longest; a `UsageError` for texts of more than ``limit`` tokens."""
-    long = [text for text in texts if len(tokenizer(text)["input_ids"]) > limit]
-    if long:
-        raise UsageError(f"seeds.prompts: longer than the {limit} tokens that {model} reads: {first_five(long)}")
-    return tokenizer(list(texts), padding=True, return_tensors="pt")
-
-
-def square_input(image: npt.NDArray[np.uint8], side: int, normalisation: tuple[Colour, Colour]) -> Tensor:
-    """An RGB image, uint8 (H, W, 3), stretched to a square, float32 (3, side, side): bilinear, normalised."""
-    pixels = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-    mean, std = (np.array(values, np.float32) for values in normalisation)
-    normalised = (np.asarray(pixels, dtype=np.float32) / 255 - mean) / std
-    return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
 
 def phrase_pairs(asked: Tensor, classes: Sequence[int]) -> list[tuple[int, int]]:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tag2mask.cams.clip.model import Precision
-from tag2mask.cams.phrases import phrase_pairs, square_input, tokens
+from tag2mask.cams.inputs import model_input, tokens
+from tag2mask.cams.phrases import phrase_pairs
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import quiet
 
@@ -85,7 +87,7 @@ class Sam3(nn.Module):
 
     def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
         """An RGB image, uint8 (H, W, 3), as the model's input, float32 (3, side, side), stretched as in training."""
-        return square_input(image, self.side, self.normalisation)
+        return model_input(image, (self.side, self.side), self.normalisation, Image.Resampling.BILINEAR)
 
     @torch.no_grad()
     def text_features(self, phrases: Sequence[str]) -> Sam3Texts:

@@ -17,6 +17,7 @@ from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.phrases import phrase_maps
 from tag2mask.cams.sam3 import Sam3
+from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import UsageError
 from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
@@ -49,6 +50,7 @@ _CLASSES = {
     "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation"),
     "sam3": ("Sam3Config", "Sam3Model"),
     "sam3_video": ("Sam3Config", "Sam3Model"),
+    "tipsv2": ("Tipsv2Config", "Tipsv2Model"),
 }
 """The classes of `transformers` for the configuration and for the model, by the `model_type`.
 
@@ -90,7 +92,9 @@ def load_seed_model(
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
         normalisation = read_normalisation(folder, kind, "seeds.model")
-        if kind == "sam3":
+        if kind == "tipsv2":
+            found = _tips(Tips(model, tokenizer, normalisation).to(device), prompts)
+        elif kind == "sam3":
             found = _by_phrases(Sam3(model, tokenizer, normalisation).to(device), prompts)
         else:
             side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
@@ -117,7 +121,7 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
 
 
 def text_ensembles(model: Any, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """The unit-length features of the classes, (C, E), and of the background words, (G, E), from a CLIP.
+    """The unit-length features of the classes, (C, E), and of the background words, (G, E), from a CLIP or a TIPSv2.
 
     Those of several sentences are averaged and normalised again. Source: CLIP's ensembles of prompts.
     """
@@ -139,7 +143,24 @@ def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
     return _of_maps(model, probabilities, len(prompts.prompts))
 
 
-def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> SeedModel:
+def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
+    if not prompts.background:
+        raise UsageError("seeds.prompts: TIPSv2 compares with background words, and there are none; list some")
+    texts, background = text_ensembles(tips, prompts)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        labels = [tuple(torch.nonzero(own)[:, 0].tolist()) for own in asked]
+        return [
+            (own, tips.probabilities(image, texts[list(own)], background))
+            for image, own in zip(images, labels, strict=True)
+        ]
+
+    return _of_maps(tips, probabilities, len(prompts.prompts), reads_background=True)
+
+
+def _of_maps(
+    model: TextImageModel, probabilities: MapMaker, classes: int, *, reads_background: bool = False
+) -> SeedModel:
     """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
 
     Source: ours.
@@ -154,4 +175,4 @@ def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> Se
         asked = torch.ones(len(images), classes, dtype=torch.bool)
         return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
 
-    return SeedModel(model, cams, scores, probabilities)
+    return SeedModel(model, cams, scores, probabilities, reads_background)

@@ -67,7 +67,8 @@ class Seeds(Stage):
         prompts = read_prompts(own.prompts, images.classes)
         kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
         kept["precision"] = model_precision(own.precision, resolve_device(config.device))
-        kept |= {"template": prompts.template, "prompts": list(prompts.prompts), "background": list(prompts.background)}
+        kept |= {"template": prompts.template, "prompts": plain(prompts.prompts)}
+        kept["background"] = list(prompts.background)
         return {"classes": classes, "seeds": kept}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:

@@ -13,8 +13,8 @@ class SeedSettings(Checked):
     """Base CAMs from images and tags with a text-image model, or imported from files.
 
     Attributes:
-        model: a CLIP, a CLIPSeg or a SAM 3 of `transformers`: a name on the hub, or a folder. Only CLIP reads
-            background words, boxes and `long_side`.
+        model: a CLIP, CLIPSeg, SAM 3 or TIPSv2 of `transformers`: a name on the hub, or a folder. CLIPSeg and SAM 3
+            read neither background words nor `long_side`, and boxes are of CLIP alone.
         prompts: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null uses the names of the
             classes, and the background words of `voc`.
         box_threshold: share of a map's maximum above which a patch opens a box; published: 0.4 for VOC, 0.7 for COCO.

@@ -36,6 +36,8 @@ BACKBONE = "network.backbone"
 """The setting that usually names a model."""
 
 _HALF: Colour = (0.5, 0.5, 0.5)
+_AS_IT_IS: tuple[Colour, Colour] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+_INPUT_IN_ZERO_TO_ONE = {"tipsv2", "tipsv2_vision_model"}
 _INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit", "sam3"}
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
 """Entries of a configuration that are dropped: remote code, loaders and class names."""
@@ -171,16 +173,18 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
 def read_normalisation(folder: Path, model_type: str, setting: str = BACKBONE) -> tuple[Colour, Colour]:
     """Mean and standard deviation of the model's input, RGB in [0, 1], from the preprocessor configuration.
 
-    Defaults: 0.5 for model types that expect inputs in [-1, 1], ImageNet's for the others.
+    Defaults: 0.5 for model types that expect inputs in [-1, 1], 0 and 1 for those that expect [0, 1], ImageNet's for
+    the others.
     """
     default = (_HALF, _HALF) if model_type in _INPUT_IN_MINUS_ONE_TO_ONE else (IMAGENET_MEAN, IMAGENET_STD)
+    default = _AS_IT_IS if model_type in _INPUT_IN_ZERO_TO_ONE else default
     path = folder / PREPROCESSOR
     if not path.is_file():
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not values.get("do_normalize", True):
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+            return _AS_IT_IS
         mean, std = values.get("image_mean", default[0]), values.get("image_std", default[1])
         (r, g, b), (s, t, u) = ([float(value) for value in colour] for colour in (mean, std))
         return (r, g, b), (s, t, u)
