@@ -66,7 +66,7 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
-            clip, images, tags, texts, background, box_threshold=settings.box_threshold, boxes=settings.boxes
+            clip, images, tags, texts, background, box_threshold=settings.box_threshold, affinity=settings.affinity
         )
         return [(own.labels, own.cams) for own in found]
 
