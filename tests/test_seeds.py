@@ -270,15 +270,17 @@ def test_suggestions_are_a_table_for_review(scenes: Path, clip: Path, tmp_path: 
         "image",
         "suggested",
         "reviewed",
-        *(f"{k}: {n}" for n in ("cat", "dog", "brown horse") for k in ("score", "by image", "by patch")),
+        *(f"score: {name}" for name in ("cat", "dog", "brown horse")),
     ]
     assert len(lines) == 11
     for _, suggested, reviewed, *numbers in lines[1:]:
-        scores = np.array(numbers, dtype=float).reshape(3, 3)
-        np.testing.assert_allclose(scores[:, 0], scores[:, 1:].mean(1), atol=1e-3)
-        names = [name for name, score in zip(("cat", "dog", "brown horse"), scores[:, 0], strict=True) if score >= 0.5]
+        scores = [float(number) for number in numbers]
+        names = [name for name, score in zip(("cat", "dog", "brown horse"), scores, strict=True) if score >= 0.5]
         assert suggested.split(";") == names or (suggested == "" and not names)
         assert reviewed == ""
+    (words := tmp_path / "words.yaml").write_text("background: []")
+    alone = (*given[:-1], str(tmp_path / "other.csv"), "--seeds.prompts", str(words))
+    assert suggest(*alone) == 2 and "there are none; list some" in " ".join(capsys.readouterr().err.split())
     assert suggest(*given) == 2 and "a person may have reviewed it" in " ".join(capsys.readouterr().err.split())
 
 

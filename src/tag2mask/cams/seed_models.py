@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tag2mask.cams.clip.clip_es import clip_cams
-from tag2mask.cams.clip.model import Clip, load_text_model, model_precision
+from tag2mask.cams.clip.clip_es import class_scores, clip_cams
+from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
+from tag2mask.core.errors import UsageError
 from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
 
@@ -19,6 +23,22 @@ ImageCams = list[tuple[tuple[int, ...], Tensor]]
 
 MapMaker = Callable[[Sequence[Tensor], Tensor], ImageCams]
 """Makes maps of prepared images and their classes, (B, C) bool."""
+
+ScoreMaker = Callable[[Sequence[Tensor]], Tensor]
+"""Scores all classes in prepared images: (B, C) float32 in [0, 1], on the CPU."""
+
+
+class TextImageModel(Protocol):
+    """What the models have in common."""
+
+    def precision(self, name: Precision) -> object:
+        """Run the image side in fp32, bf16 or fp16."""
+
+    def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
+        """(h, w), the patches of an image of (H, W) pixels."""
+
+    def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
+        """An RGB image, uint8 (H, W, 3), as the model's input."""
 
 
 _CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
@@ -30,14 +50,18 @@ class SeedModel:
     """A model that makes base CAMs.
 
     Attributes:
-        model: has `grid` and `prepare`.
         cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
+        scores: how sure the model is that an image has a class; a `UsageError` if it needs background words, and there
+            are none.
         probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
+        reads_background: whether background words compete with the classes.
     """
 
-    model: Clip | ClipSeg
+    model: TextImageModel
     cams: MapMaker
+    scores: ScoreMaker
     probabilities: MapMaker | None = None
+    reads_background: bool = False
 
 
 def load_seed_model(
@@ -70,21 +94,37 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
         )
         return [(own.labels, own.cams) for own in found]
 
-    return SeedModel(clip, cams)
+    def scores(images: Sequence[Tensor]) -> Tensor:
+        if not len(background):
+            raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
+        return torch.stack(class_scores(clip, images, texts, background)).mean(0)
+
+    return SeedModel(clip, cams, scores, reads_background=True)
 
 
 def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
     classes, phrases = prompts.phrases()
     features = clipseg.text_features(phrases)
-    return _of_maps(clipseg, lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes))
+    return _of_maps(
+        clipseg,
+        lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes),
+        len(prompts.prompts),
+    )
 
 
-def _of_maps(model: ClipSeg, probabilities: MapMaker) -> SeedModel:
-    """A model whose maps are probabilities: base CAMs are these divided by their maximum. Source: ours."""
+def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> SeedModel:
+    """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
+
+    Source: ours.
+    """
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         least = torch.finfo(torch.float32).tiny
         found = probabilities(images, tags)
         return [(labels, maps / maps.amax((1, 2), keepdim=True).clamp_min(least)) for labels, maps in found]
 
-    return SeedModel(model, cams, probabilities)
+    def scores(images: Sequence[Tensor]) -> Tensor:
+        asked = torch.ones(len(images), classes, dtype=torch.bool)
+        return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
+
+    return SeedModel(model, cams, scores, probabilities)
