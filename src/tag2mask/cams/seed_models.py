@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,11 @@ from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
 from tag2mask.core.errors import UsageError
-from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
+from tag2mask.core.fields import plain
+from tag2mask.core.provenance import UNKNOWN
+from tag2mask.networks.backbones.hub import local_folder, read_input_side, read_model_config, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.pretrained import model_digest
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
@@ -44,6 +47,12 @@ class TextImageModel(Protocol):
 _CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
 """The classes of `transformers` for the configuration and for the model, by the `model_type`."""
 
+READ_BY_MODEL = {
+    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
+    "clipseg": ("prompts",),
+}
+"""The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
+
 
 @dataclass(frozen=True)
 class SeedModel:
@@ -62,6 +71,19 @@ class SeedModel:
     scores: ScoreMaker
     probabilities: MapMaker | None = None
     reads_background: bool = False
+
+
+def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
+    """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
+
+    Of a model that is not on this machine, only the name is known.
+    """
+    folder, every = local_folder(settings.model), {name for names in READ_BY_MODEL.values() for name in names}
+    if folder is None:
+        return {"model": settings.model, **dict.fromkeys(("model_files", *sorted(every)), UNKNOWN)}
+    read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
+    values = {**plain(settings), **plain(prompts)}
+    return {"model": settings.model, "model_files": model_digest(folder), **{name: values[name] for name in read}}
 
 
 def load_seed_model(
