@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,7 +78,7 @@ def slow_clip_es(
     background_text_features: Tensor,
     threshold: float,
     blocks: int,
-    quirk: bool,
+    affinity: str,
 ) -> list[Slow]:
     """CLIP-ES for one image (3, H, W): a forward and a backward pass of the whole last block for each class."""
     model = deepcopy(model).double().requires_grad_(False)
@@ -98,7 +99,7 @@ def slow_clip_es(
     competitors = torch.cat([texts[classes], background_text_features]).double()
     for number, _ in enumerate(classes):
         normed = last.layer_norm1(tokens).detach().requires_grad_()
-        attended, weights = last.self_attn(normed)
+        attended, own_attention = last.self_attn(normed)
         x = tokens + attended
         x = x + last.mlp(last.layer_norm2(x))
         feature = model.visual_projection(vision.post_layernorm(x)[0, 1:].mean(0))
@@ -107,17 +108,30 @@ def slow_clip_es(
         (gradient,) = torch.autograd.grad(probability, normed)
         raw = (normed[0, 1:] @ gradient[0, 1:].mean(0)).detach().clamp(min=0).numpy()
         gradcam = stretched(raw)
-        maps = [*attention, weights[0].mean(0).detach()][-blocks:]
-        affinity = np.mean([own[1:, 1:].numpy() for own in maps], axis=0)
+        maps = [*attention, own_attention[0].mean(0).detach()][-blocks:]
+        weights = np.mean([own[1:, 1:].numpy() for own in maps], axis=0)
         for _ in range(3):
-            affinity = affinity / affinity.sum(0, keepdims=True)
-            affinity = affinity / affinity.sum(1, keepdims=True)
-        affinity = (affinity + affinity.T) / 2
-        squared = affinity @ affinity
-        boxed = gradcam * slow_boxes(gradcam.reshape(h, w), threshold, quirk).ravel()
+            weights = weights / weights.sum(0, keepdims=True)
+            weights = weights / weights.sum(1, keepdims=True)
+        weights = (weights + weights.T) / 2
+        if affinity == "cda":
+            features = F.normalize(model.visual_projection(vision.post_layernorm(x)[0, 1:]), dim=1).detach()
+            every = torch.cat([texts, background_text_features]).double()
+            weights = slow_distribution_affinity((model.logit_scale.exp() * features @ every.T).softmax(1).numpy())
+        squared = weights @ weights
+        boxed = gradcam * slow_boxes(gradcam.reshape(h, w), threshold, affinity == "caa-published").ravel()
         cam = stretched(squared @ boxed)
         found.append(Slow(gradcam.reshape(h, w), cam.reshape(h, w), probability.item()))
     return found
+
+
+def slow_distribution_affinity(shares: np.ndarray) -> np.ndarray:
+    """exp(-JSD / 0.1) of every pair of patches, from their class distributions (n, C), by SciPy; rows have sum 1."""
+    weights = np.empty((len(shares), len(shares)))
+    for i, own in enumerate(shares):
+        for j, other in enumerate(shares):
+            weights[i, j] = np.exp(-(jensenshannon(own, other) ** 2) / 0.1)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:

@@ -19,8 +19,11 @@ from tag2mask.cams.phrases import phrase_maps
 from tag2mask.cams.sam3 import Sam3
 from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import UsageError
-from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
+from tag2mask.core.fields import plain
+from tag2mask.core.provenance import UNKNOWN
+from tag2mask.networks.backbones.hub import local_folder, read_input_side, read_model_config, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.pretrained import model_digest
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
@@ -57,6 +60,15 @@ _CLASSES = {
 The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
 """
 
+READ_BY_MODEL = {
+    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
+    "clipseg": ("prompts",),
+    "sam3": ("prompts",),
+    "sam3_video": ("prompts",),
+    "tipsv2": ("template", "prompts", "background", "long_side"),
+}
+"""The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
+
 
 @dataclass(frozen=True)
 class SeedModel:
@@ -75,6 +87,19 @@ class SeedModel:
     scores: ScoreMaker
     probabilities: MapMaker | None = None
     reads_background: bool = False
+
+
+def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
+    """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
+
+    Of a model that is not on this machine, only the name is known.
+    """
+    folder, every = local_folder(settings.model), {name for names in READ_BY_MODEL.values() for name in names}
+    if folder is None:
+        return {"model": settings.model, **dict.fromkeys(("model_files", *sorted(every)), UNKNOWN)}
+    read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
+    values = {**plain(settings), **plain(prompts)}
+    return {"model": settings.model, "model_files": model_digest(folder), **{name: values[name] for name in read}}
 
 
 def load_seed_model(
@@ -108,7 +133,7 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
-            clip, images, tags, texts, background, box_threshold=settings.box_threshold, boxes=settings.boxes
+            clip, images, tags, texts, background, box_threshold=settings.box_threshold, affinity=settings.affinity
         )
         return [(own.labels, own.cams) for own in found]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tag2mask.cams.clip.model import model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import read_prompts
-from tag2mask.cams.seed_models import TextImageModel, load_seed_model
+from tag2mask.cams.seed_models import TextImageModel, load_seed_model, seed_fingerprint
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
@@ -23,7 +23,7 @@ from tag2mask.data.images import image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
 from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
-from tag2mask.runs.config import Config, plain
+from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
@@ -49,7 +49,7 @@ class Seeds(Stage):
 
     name = "seeds"
     outputs = ("seeds",)
-    version = 2
+    version = 3
     distribution = "shard"
     sections = ("seeds",)
     reads_images = True
@@ -60,16 +60,13 @@ class Seeds(Stage):
         return config.external.used
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """The source of imported base CAMs, or the settings of CLIP's."""
+        """The source of imported base CAMs, or the settings that the model reads, and the content of its files."""
         classes, own = list(images.classes), config.seeds
         if own.from_npy is not None:
             return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
         prompts = read_prompts(own.prompts, images.classes)
-        kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
-        kept["precision"] = model_precision(own.precision, resolve_device(config.device))
-        kept |= {"template": prompts.template, "prompts": plain(prompts.prompts)}
-        kept["background"] = list(prompts.background)
-        return {"classes": classes, "seeds": kept}
+        precision = model_precision(own.precision, resolve_device(config.device))
+        return {"classes": classes, "seeds": {**seed_fingerprint(own, prompts), "precision": precision}}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the folder of imported base CAMs."""
@@ -118,11 +115,15 @@ def _make(
     settings = config.seeds
     prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
+    damaged = images.corrections.damaged
+    if not any(_missing(item, run) for item in images.items if item.id not in damaged):
+        result.skipped = len(images.items)  # without the model, which may be large, or not on this machine
+        return
     device = resolve_device(config.device)
     found = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
     run.record_fingerprint(stage, stage.fingerprint(config, images))
     result.notes += prompts.notices if found.reads_background else []
-    batches = batches_by_patches(found.model, images.items, config, result).without(images.corrections.damaged)
+    batches = batches_by_patches(found.model, images.items, config, result).without(damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
     with timed_progress_bar(run, "seeds", console, missing) as advance:

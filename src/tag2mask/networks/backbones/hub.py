@@ -94,7 +94,7 @@ def resolve_folder(
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise UsageError(f"{setting}: the folder {folder} has no {CONFIG}; give the folder of a transformers model")
-        if weights and not _weight_files(folder):
+        if weights and not weight_files(folder):
             random = ", or start from random weights with `--network.weights none`" if setting == BACKBONE else ""
             raise UsageError(
                 f"{setting}: the folder {folder} has no weights, or not all of their parts (looked for "
@@ -169,7 +169,7 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         count = sum(parameter.numel() for parameter in build().parameters())
-    files = [] if folder is None else [folder / name for name in _weight_files(folder)]
+    files = [] if folder is None else [folder / name for name in weight_files(folder)]
     most = _MOST_PARAMETERS if folder is None else sum(file.stat().st_size for file in files)
     if count > most:
         given = "are allowed" if folder is None else f"fit into the weights in {folder}"
@@ -240,7 +240,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
     """The files of the first complete kind of weights, if any."""
     for name in WEIGHTS:
         path = folder / name
@@ -257,6 +257,14 @@ def _weight_files(folder: Path) -> list[str]:
     return []
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model that is on this machine, given by folder or by name on the hub; nothing is fetched."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder if (folder / CONFIG).is_file() else None
+    return cached_folder(name, True, ())
+
+
 def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
     """The hub's cache folder of a model, if it is complete and has one of the files ``also``; works offline."""
     from huggingface_hub import snapshot_download
@@ -266,7 +274,7 @@ def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    complete = (folder / CONFIG).is_file() and (not weights or _weight_files(folder))
+    complete = (folder / CONFIG).is_file() and (not weights or weight_files(folder))
     return folder if complete and (not also or any((folder / file).is_file() for file in also)) else None
 
 
@@ -311,7 +319,7 @@ def _download(name: str, weights: bool, setting: str, also: Sequence[str], notif
             f"the model {name} is not on this machine and could not be fetched from {address} ({type(error).__name__}: "
             f"{reason}){_cause(name, error)}; give a folder that holds it, as `--{setting} FOLDER`"
         ) from error
-    if not (folder / CONFIG).is_file() or (weights and not _weight_files(folder)):
+    if not (folder / CONFIG).is_file() or (weights and not weight_files(folder)):
         raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and model.safetensors)")
     return folder
 
