@@ -5,6 +5,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,10 @@ from transformers import (
     Tipsv2Model,
 )
 
+from run_tiny import run
+from tag2mask.data.dataset import open_images
+from tag2mask.data.images import read_mask
+from tag2mask.data.settings import DataSettings
 from tag2mask.networks import NetworkSettings, build_network, load_network, save_network
 from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from tag2mask.networks.backbones.hub import read_normalisation
@@ -88,6 +93,17 @@ def test_a_frozen_foundation_model(name: str, tmp_path: Path) -> None:
     assert again.backbone.mean == normalisation[0]
     for found, expected in zip(again(images), network(images), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_a_run_with_the_preset_frozen(scenes: Path, tmp_path: Path) -> None:
+    MODELS["dinov2"][0]().save_pretrained(tmp_path / "model")
+    settings = {"config": "frozen", "network__backbone": str(tmp_path / "model"), "network__weights": "imagenet"}
+    assert run("run", scenes, tmp_path / "run", train__epochs="20", **settings) == 0
+    for item in open_images(DataSettings(root=scenes, split="train")).items:
+        with np.load(tmp_path / f"run/features/{item.id}.npz") as arrays:
+            assert arrays["features"].shape == (4 * 16, 5, 5)  # 64 pixels in patches of 14
+        mask = read_mask(tmp_path / f"run/masks/{item.id}.png")
+        assert mask.shape == (64, 64) and set(item.tags) <= set(np.unique(mask).tolist()) <= {0, *item.tags}
 
 
 def _slow_maps(model: Any, images: torch.Tensor, prefix: int) -> list[torch.Tensor]:

@@ -256,9 +256,11 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
     staged = set(modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES) - {"timm_backbone"}
     supported = {"mobilenet_v2", "segformer", *PLAIN_TRANSFORMERS, *staged}
     try:
-        config = CONFIG_MAPPING[model_type].from_dict(clean_config(values)) if model_type in CONFIG_MAPPING else None
-        config = getattr(config, "vision_config", config)
-        model_type = getattr(config, "model_type", model_type)
+        config: Any = None
+        if model_type in CONFIG_MAPPING:
+            config = CONFIG_MAPPING[model_type].from_dict(clean_config(values))
+            config = getattr(config, "vision_config", config)
+            model_type = config.model_type
         if model_type not in supported:
             raise UsageError(
                 f"network.backbone: the model type {model_type!r} is not supported; supported are "
