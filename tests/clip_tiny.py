@@ -202,3 +202,64 @@ def tiny_clipseg_folder(folder: Path, model: Any) -> Path:
     preprocessing = {"size": 64, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
     return folder
+
+
+def tiny_sam3(seed: int = 0) -> Any:
+    """A `Sam3Model` with an image encoder of 2 blocks, for 56 x 56 pixels and masks of 32 x 32."""
+    from transformers import Sam3Config, Sam3Model
+
+    wide = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    small = {**wide, "num_layers": 2}
+    encoder = {**wide, "num_hidden_layers": 2, "image_size": 56, "patch_size": 7, "window_size": 4}
+    encoder |= {"model_type": "sam3_vit_model", "global_attn_indexes": [1], "pretrain_image_size": 28}
+    config = Sam3Config(
+        vision_config={"model_type": "sam3_vision_model", "backbone_config": encoder, "fpn_hidden_size": 32},
+        text_config={**tiny_model(seed).config.text_config.to_dict(), "projection_dim": 16},
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Sam3Model._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return model.eval()
+
+
+def tiny_tips(seed: int = 0) -> Any:
+    """A `Tipsv2Model` with an image encoder of 3 blocks, made for 28 x 28 pixels in patches of 7."""
+    from transformers import Tipsv2Config, Tipsv2Model
+
+    common = {"hidden_size": 32, "num_attention_heads": 4}
+    vision = {**common, "num_hidden_layers": 3, "image_size": 28, "patch_size": 7, "mlp_ratio": 2}
+    text = {**common, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": len(_TIPS_TOKENS)}
+    config = Tipsv2Config(vision_config=vision, text_config=text, temperature_init_value=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Tipsv2Model._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+_TIPS_TOKENS = ("<pad>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz.,")
+
+
+def tiny_tips_folder(folder: Path, model: Any) -> Path:
+    """The model as a folder of `transformers`, with its tokenizer, which knows letters."""
+    from safetensors.torch import load_file, save_file
+    from transformers import Tipsv2Tokenizer
+
+    model.save_pretrained(folder)
+    vocabulary = {token: number for number, token in enumerate(_TIPS_TOKENS)}
+    Tipsv2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["temperature"]  # which the published weights lack
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

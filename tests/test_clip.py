@@ -11,6 +11,7 @@ from torch import Tensor
 from clip_tiny import PATCH, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
 from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
 from tag2mask.cams.clip.clip_es import Affinity, box_masks, distribution_affinity, min_max_normalised
+from tag2mask.cams.seed_models import text_ensembles
 from tag2mask.core.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
@@ -232,9 +233,24 @@ def test_words_of_voc_and_coco() -> None:
     voc = read_prompts("voc", ("bird", "person", "dog"))
     assert voc.prompts == ("bird avian", "person with clothes,people,human", "dog")
     assert len(voc.background) == 25 and voc.notices == ()
-    assert voc.sentences()[0] == "a clean origami bird avian." and len(voc.sentences()) == 28
+    assert voc.sentences()[0] == ["a clean origami bird avian."] and len(voc.sentences()) == 28
+    assert voc.sentences()[1] == ["a clean origami person with clothes,people,human."]
     coco = read_prompts("coco", ("snowboard", "hair drier", "stop sign", "keyboard"))
     assert coco.prompts[:2] == ("snowboard", "hairdrier,blowdrier") and len(coco.background) == 23
+
+
+def test_a_list_of_phrases_is_an_ensemble_and_a_text_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "words.yaml"
+    words = "{rust: ['rusty metal, corroded', corrosion], moss: 'moss, lichen'}"
+    file.write_text(f"template: a photo of {{}}\nclasses: {words}\n")
+    clip = load_clip(str(tiny_folder(tmp_path / "clip", tiny_model())))
+    prompts = read_prompts(str(file), ("rust", "moss"))
+    assert prompts.phrases() == ([0, 0, 1, 1], ["rusty metal, corroded", "corrosion", "moss", "lichen"])
+    texts, background = text_ensembles(clip, prompts)
+    sentences = ["a photo of rusty metal, corroded", "a photo of corrosion", "a photo of moss, lichen"]
+    one, two, whole = (clip.text_features([sentence])[0] for sentence in sentences)
+    torch.testing.assert_close(texts, torch.stack([(one + two) / (one + two).norm(), whole]))
+    assert len(background) == len(prompts.background) == 25
 
 
 def test_a_background_word_that_is_a_class_is_dropped_with_a_notice() -> None:
@@ -251,8 +267,13 @@ def test_words_from_a_file(tmp_path: Path) -> None:
         "background: [sky, corrosion, sky]\n"
     )
     prompts = read_prompts(str(file), ("rust", "crack"))
-    assert prompts.prompts == ("rusty metal,corrosion", "crack") and prompts.background == ("sky",)
-    assert prompts.sentences() == ["a photo of rusty metal,corrosion", "a photo of crack", "a photo of sky"]
+    assert prompts.prompts == (("rusty metal", "corrosion"), "crack") and prompts.background == ("sky",)
+    assert prompts.sentences() == [
+        ["a photo of rusty metal", "a photo of corrosion"],
+        ["a photo of crack"],
+        ["a photo of sky"],
+    ]
+    assert prompts.phrases() == ([0, 0, 1], ["rusty metal", "corrosion", "crack"])
     assert len(prompts.notices) == 1
 
 
@@ -266,6 +287,8 @@ def test_words_from_a_file(tmp_path: Path) -> None:
         ("background: sky", "should be a list"),
         ("background: [yes, sky]", "put yes, no and numbers in quotes"),
         ("classes: {rust: 3}", "words should be texts, or lists of texts; put these in quotes: rust: 3"),
+        ("classes: {rust: []}", "words should be texts, or lists of texts; put these in quotes: rust: []"),
+        ("classes: {rust: [rusty, no]}", "words should be texts, or lists of texts; put these in quotes: rust: "),
         ("classes: [rust]", "should be lines of `name: words`"),
         ("- 1", "should hold template, classes, background"),
         ("a: [", "could not be read as YAML"),

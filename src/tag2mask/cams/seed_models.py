@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tag2mask.cams.clip.clip_es import class_scores, clip_cams
 from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
+from tag2mask.cams.clipseg import ClipSeg
+from tag2mask.cams.phrases import phrase_maps
+from tag2mask.cams.sam3 import Sam3
+from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
@@ -44,12 +48,24 @@ class TextImageModel(Protocol):
         """An RGB image, uint8 (H, W, 3), as the model's input."""
 
 
-_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
-"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
+_CLASSES = {
+    "clip": ("CLIPConfig", "CLIPModel"),
+    "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation"),
+    "sam3": ("Sam3Config", "Sam3Model"),
+    "sam3_video": ("Sam3Config", "Sam3Model"),
+    "tipsv2": ("Tipsv2Config", "Tipsv2Model"),
+}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
+
+The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
+"""
 
 READ_BY_MODEL = {
     "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
     "clipseg": ("prompts",),
+    "sam3": ("prompts",),
+    "sam3_video": ("prompts",),
+    "tipsv2": ("template", "prompts", "background", "long_side"),
 }
 """The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
 
@@ -96,19 +112,24 @@ def load_seed_model(
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
-    if model.config.model_type == "clip":
+    kind = model.config.model_type
+    if kind == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
-        side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
-        normalisation = read_normalisation(folder, "clipseg", "seeds.model")
-        found = _clipseg(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
+        normalisation = read_normalisation(folder, kind, "seeds.model")
+        if kind == "tipsv2":
+            found = _tips(Tips(model, tokenizer, normalisation).to(device), prompts)
+        elif kind == "sam3":
+            found = _by_phrases(Sam3(model, tokenizer, normalisation).to(device), prompts)
+        else:
+            side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
+            found = _by_phrases(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
     found.model.precision(model_precision(settings.precision, device))
     return found
 
 
 def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
-    features = clip.text_features(prompts.sentences())
-    texts, background = features[: len(prompts.prompts)], features[len(prompts.prompts) :]
+    texts, background = text_ensembles(clip, prompts)
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
@@ -124,17 +145,47 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
     return SeedModel(clip, cams, scores, reads_background=True)
 
 
-def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
+def text_ensembles(model: Any, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """The unit-length features of the classes, (C, E), and of the background words, (G, E), from a CLIP or a TIPSv2.
+
+    Those of several sentences are averaged and normalised again. Source: CLIP's ensembles of prompts.
+    """
+    groups = prompts.sentences()
+    features = model.text_features([sentence for own in groups for sentence in own])
+    means = torch.stack([own.mean(0) for own in features.split([len(own) for own in groups])])
+    both = F.normalize(means, dim=1)
+    return both[: len(prompts.prompts)], both[len(prompts.prompts) :]
+
+
+def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
+    """A CLIPSeg or a SAM 3."""
     classes, phrases = prompts.phrases()
-    features = clipseg.text_features(phrases)
-    return _of_maps(
-        clipseg,
-        lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes),
-        len(prompts.prompts),
-    )
+    texts = model.text_features(phrases)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        return phrase_maps(lambda pairs: model.probabilities(images, texts, pairs), asked, classes)
+
+    return _of_maps(model, probabilities, len(prompts.prompts))
 
 
-def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> SeedModel:
+def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
+    if not prompts.background:
+        raise UsageError("seeds.prompts: TIPSv2 compares with background words, and there are none; list some")
+    texts, background = text_ensembles(tips, prompts)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        labels = [tuple(torch.nonzero(own)[:, 0].tolist()) for own in asked]
+        return [
+            (own, tips.probabilities(image, texts[list(own)], background))
+            for image, own in zip(images, labels, strict=True)
+        ]
+
+    return _of_maps(tips, probabilities, len(prompts.prompts), reads_background=True)
+
+
+def _of_maps(
+    model: TextImageModel, probabilities: MapMaker, classes: int, *, reads_background: bool = False
+) -> SeedModel:
     """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
 
     Source: ours.
@@ -149,4 +200,4 @@ def _of_maps(model: TextImageModel, probabilities: MapMaker, classes: int) -> Se
         asked = torch.ones(len(images), classes, dtype=torch.bool)
         return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
 
-    return SeedModel(model, cams, scores, probabilities)
+    return SeedModel(model, cams, scores, probabilities, reads_background)

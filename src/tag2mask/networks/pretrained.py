@@ -46,6 +46,11 @@ def load_pretrained(
     if (kind := values["model_type"]) not in classes:
         allowed = " or ".join(f"'{each}'" for each in classes)
         raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
+    if not all(hasattr(transformers, each) for each in classes[kind]):
+        raise UsageError(
+            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
+            "`pip install --upgrade transformers`"
+        )
     config_class, model_class = (getattr(transformers, each) for each in classes[kind])
     try:
         check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)

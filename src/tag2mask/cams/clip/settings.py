@@ -10,11 +10,11 @@ from tag2mask.core.fields import Checked, setting
 
 @dataclass
 class SeedSettings(Checked):
-    """Base CAMs from images and tags with CLIP, or imported from files.
+    """Base CAMs from images and tags with a text-image model, or imported from files.
 
     Attributes:
-        model: a CLIP or a CLIPSeg of `transformers`: a name on the hub, or a folder. CLIPSeg does not read background
-            words, `box_threshold`, `affinity` and `long_side`.
+        model: a CLIP, CLIPSeg, SAM 3 or TIPSv2 of `transformers`: a name on the hub, or a folder. Only CLIP reads
+            `box_threshold` and `affinity`; CLIPSeg and SAM 3 read neither background words nor `long_side`.
         prompts: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null uses the names of the
             classes, and the background words of `voc`.
         box_threshold: share of a map's maximum above which a patch opens a box; published: 0.4 for VOC, 0.7 for COCO.
@@ -23,8 +23,9 @@ class SeedSettings(Checked):
         long_side: larger images are reduced to this many pixels; attention grows with its fourth power.
         batch_size: images per forward pass, fewer if they are large; null takes 16 on a GPU and 2 on a CPU, where
             larger batches exceed the caches.
-        precision: that of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere.
-        from_npy: a folder of CLIP-ES's files, ID.npy, to import base CAMs from; CLIP is not loaded then.
+        precision: that of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere; for
+            SAM 3, fp16 is bf16.
+        from_npy: a folder of CLIP-ES's files, ID.npy, to import base CAMs from; no model is loaded then.
     """
 
     model: str = setting("openai/clip-vit-base-patch16", path=True)
