@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    CLIPConfig,
     ConvNextConfig,
-    DeiTConfig,
     Dinov2Config,
-    Dinov2WithRegistersConfig,
     DINOv3ViTConfig,
     MobileNetV2Config,
     ResNetConfig,
     SwinConfig,
+    Tipsv2Config,
     ViTConfig,
 )
 
@@ -140,10 +140,10 @@ class TestDinov2(FromConfig):
     config = Dinov2Config(**TRANSFORMER)
 
 
-class TestDinov2WithRegisters(FromConfig):
+class TestImageEncoderOfTips(FromConfig):
     strides = (14, 14, 14, 14)
     stride = 14
-    config = Dinov2WithRegistersConfig(**TRANSFORMER, num_register_tokens=3)
+    config = Tipsv2Config(vision_config=TRANSFORMER, text_config={"hidden_size": 16, "num_attention_heads": 2})
 
 
 class TestDINOv3(FromConfig):
@@ -157,9 +157,9 @@ class TestViT(FromConfig):
     config = ViTConfig(**{**TRANSFORMER, "patch_size": 16, "image_size": 32})
 
 
-class TestDeiT(FromConfig):
+class TestImageEncoderOfClip(FromConfig):
     strides = (16, 16, 16, 16)
-    config = DeiTConfig(**{**TRANSFORMER, "patch_size": 16, "image_size": 32})
+    config = CLIPConfig(vision_config={**TRANSFORMER, "patch_size": 16, "image_size": 32})
 
 
 class TestConvNext(FromConfig):

@@ -15,8 +15,9 @@ from tag2mask.cams.clip import load_clip, read_prompts
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.seed_models import _CLASSES, READ_BY_MODEL, seed_fingerprint
+from tag2mask.cams.seed_models import _CLASSES, READ_BY_MODEL, load_seed_model, seed_fingerprint
 from tag2mask.cli import main
+from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.dataset import open_images
@@ -112,6 +113,15 @@ def test_the_fingerprint_of_a_model_holds_what_it_reads(clip: Path, tmp_path: Pa
     assert one == other and one != seed_fingerprint(SeedSettings(model=clipseg), read_prompts(None, ("cat", "cow")))
     absent = seed_fingerprint(SeedSettings(model="someone/not-here"), prompts)
     assert absent.pop("model") == "someone/not-here" and set(absent.values()) == {UNKNOWN}
+
+
+def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.yaml"
+    words.write_text("background: []\n", encoding="utf-8")
+    settings = SeedSettings(model=str(clip), affinity="cda")
+    with pytest.raises(UsageError, match="there is a single class; list background words"):
+        load_seed_model(settings, read_prompts(str(words), ("cat",)), torch.device("cpu"))
+    load_seed_model(settings, read_prompts(str(words), ("cat", "dog")), torch.device("cpu"))
 
 
 def test_clashes_are_noted(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:

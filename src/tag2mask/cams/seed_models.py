@@ -130,6 +130,11 @@ def load_seed_model(
 
 def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
     texts, background = text_ensembles(clip, prompts)
+    if settings.affinity == "cda" and len(texts) + len(background) == 1:
+        raise UsageError(
+            "seeds.affinity: cda compares patches by all classes and background words, and there is a single class; "
+            "list background words in seeds.prompts, or take caa"
+        )
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(

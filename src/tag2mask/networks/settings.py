@@ -29,7 +29,7 @@ class NetworkSettings(Checked):
         backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `resnet50s` and `resnet101s`, with a stem of three
             convolutions; `resnet101-caffe`, the original; `wideresnet38`; `segformer-b0` to `segformer-b5`, encoders
             with random weights; or a `transformers` model, as a folder or as a name on the Hugging Face hub
-            (`owner/model`).
+            (`owner/model`), of a text-image model its image encoder.
         weights: `imagenet` (or `pretrained`): the public ImageNet checkpoint of `resnet18` to `resnet101`, or the
             weights of the `transformers` model; a path (`.pth` or `.safetensors`, for ResNets and WideResNet-38, which
             also takes its authors' `.params`; for `resnet101-caffe`, checkpoints of the PyTorch port of DeepLabV2); or

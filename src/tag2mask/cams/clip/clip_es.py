@@ -30,8 +30,8 @@ _CONNECTED = np.ones((3, 3), dtype=bool)
 _TEMPERATURE = 0.1
 """τ of `distribution_affinity`; ours: patches that share no class, with a divergence of ln 2, weigh 0.001."""
 
-_LARGEST_CHUNK = 1 << 18
-"""Most probabilities of pairs of patches at a time, so that they fit the caches of a CPU."""
+_LARGEST_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Most probabilities of pairs of patches at a time: what fits the caches of a CPU, and the memory of a GPU."""
 
 _TOP_SHARE = 0.05
 """Share of the patches with the highest values that are averaged for a class's score; ours: a small object's size."""
@@ -176,7 +176,7 @@ def distribution_affinity(logits: Tensor, valid: Tensor) -> Tensor:
     entropy = _entropy(shares)
     divergence = -(entropy[:, :, None] + entropy[:, None]) / 2
     images, patches, texts = shares.shape
-    step = max(1, _LARGEST_CHUNK // (images * patches * texts))
+    step = max(1, _LARGEST_CHUNK[logits.device.type] // (images * patches * texts))
     for start in range(0, patches, step):
         rows = slice(start, start + step)
         divergence[:, rows] += _entropy((shares[:, rows, None] + shares[:, None]) / 2)

@@ -20,13 +20,10 @@ from torch.nn import functional as F
 from tag2mask.cams.inputs import model_input, patch_grid, tokens
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.machine_errors import is_machine_error
+from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD
 from tag2mask.networks.backbones.hub import PREPROCESSOR
 from tag2mask.networks.backbones.weights import Notify, library_reason
 from tag2mask.networks.pretrained import load_pretrained
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's normalisation, RGB in [0, 1]."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -19,7 +19,7 @@ from torch import nn
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import refuse_expansion
-from tag2mask.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Colour
+from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Colour
 from tag2mask.networks.backbones.weights import Notify
 
 CONFIG = "config.json"
@@ -35,10 +35,20 @@ WEIGHTS = {
 BACKBONE = "network.backbone"
 """The setting that usually names a model."""
 
-_HALF: Colour = (0.5, 0.5, 0.5)
-_AS_IT_IS: tuple[Colour, Colour] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-_INPUT_IN_ZERO_TO_ONE = {"tipsv2", "tipsv2_vision_model"}
-_INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit", "sam3"}
+_IN_ZERO_TO_ONE: tuple[Colour, Colour] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+_IN_MINUS_ONE_TO_ONE: tuple[Colour, Colour] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_NORMALISATION = {
+    "beit": _IN_MINUS_ONE_TO_ONE,
+    "clip_vision_model": (CLIP_MEAN, CLIP_STD),
+    "mobilenet_v2": _IN_MINUS_ONE_TO_ONE,
+    "sam3": _IN_MINUS_ONE_TO_ONE,
+    "siglip_vision_model": _IN_MINUS_ONE_TO_ONE,
+    "tipsv2": _IN_ZERO_TO_ONE,
+    "tipsv2_vision_model": _IN_ZERO_TO_ONE,
+    "vit": _IN_MINUS_ONE_TO_ONE,
+}
+"""Mean and standard deviation of models without a preprocessor configuration; ImageNet's for all others."""
+
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
 """Entries of a configuration that are dropped: remote code, loaders and class names."""
 
@@ -185,19 +195,17 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
 def read_normalisation(folder: Path, model_type: str, setting: str = BACKBONE) -> tuple[Colour, Colour]:
     """Mean and standard deviation of the model's input, RGB in [0, 1], from the preprocessor configuration.
 
-    Defaults: 0.5 for model types that expect inputs in [-1, 1], 0 and 1 for those that expect [0, 1], ImageNet's for
-    the others.
+    What it does not say is that of the model type.
     """
-    default = (_HALF, _HALF) if model_type in _INPUT_IN_MINUS_ONE_TO_ONE else (IMAGENET_MEAN, IMAGENET_STD)
-    default = _AS_IT_IS if model_type in _INPUT_IN_ZERO_TO_ONE else default
+    default = _NORMALISATION.get(model_type, (IMAGENET_MEAN, IMAGENET_STD))
     path = folder / PREPROCESSOR
     if not path.is_file():
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not values.get("do_normalize", True):
-            return _AS_IT_IS
-        mean, std = values.get("image_mean", default[0]), values.get("image_std", default[1])
+            return _IN_ZERO_TO_ONE
+        mean, std = values.get("image_mean") or default[0], values.get("image_std") or default[1]
         (r, g, b), (s, t, u) = ([float(value) for value in colour] for colour in (mean, std))
         return (r, g, b), (s, t, u)
     except (OSError, ValueError, TypeError, AttributeError) as error:

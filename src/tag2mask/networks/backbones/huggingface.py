@@ -1,5 +1,7 @@
 """Backbones of `transformers`: MobileNetV2, plain vision transformers, SegFormer's encoder, and its backbone classes.
 
+Plain vision transformers are also the image encoders of text-image models (CLIP, SigLIP, TIPSv2).
+
 `transformers` is imported when a backbone is built, since its import takes seconds.
 """
 
@@ -48,11 +50,14 @@ SEGFORMERS = {
 """Configurations by name, for random weights. Source: Xie et al., SegFormer, NeurIPS 2021, table 6."""
 
 PLAIN_TRANSFORMERS = {
+    "clip_vision_model": "post_layernorm",
+    "deit": "layernorm",
     "dinov2": "layernorm",
     "dinov2_with_registers": "layernorm",
     "dinov3_vit": "norm",
+    "siglip_vision_model": "post_layernorm",
+    "tipsv2_vision_model": "layernorm",
     "vit": "layernorm",
-    "deit": "layernorm",
 }
 """Model types of plain vision transformers, and the name of their final norm."""
 
@@ -63,7 +68,13 @@ PROBE_SIDE = 224
 """Pixels; divisible by all usual strides and patches (4, 8, 14, 16, 32)."""
 
 _WITH_POOLER = ("vit", "deit")
-"""Plain transformers with a pooler, which is left out, and an option for images of any size."""
+"""Plain transformers with a pooler, which is left out."""
+
+_WITH_SIZE_OPTION = ("vit", "deit", "clip_vision_model", "siglip_vision_model")
+"""Plain transformers with an option for images of any size; the others take them anyway."""
+
+_WITHOUT_FINAL_NORM = ("clip_vision_model",)
+"""Plain transformers that apply their final norm to the class token alone."""
 
 _MAY_BE_MISSING = ("hidden_states_norms.", "mask_token", "num_batches_tracked")
 """Parts of the names of parameters that complete checkpoints may lack."""
@@ -180,7 +191,7 @@ class PlainTransformer(_Probed):
         patch = model.config.patch_size
         self.blocks = _quarters(int(model.config.num_hidden_layers))
         self.multiple = int(patch if isinstance(patch, int) else patch[0])
-        self._any_size = {"interpolate_pos_encoding": True} if model.config.model_type in _WITH_POOLER else {}
+        self._any_size = {"interpolate_pos_encoding": True} if model.config.model_type in _WITH_SIZE_OPTION else {}
         self._measure([f"block{block}" for block in self.blocks])
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -188,7 +199,9 @@ class PlainTransformer(_Probed):
         rows, columns = int(images.shape[2]) // self.multiple, int(images.shape[3]) // self.multiple
         output = self.model(images, output_hidden_states=True, **self._any_size)
         norm = self.model.get_submodule(PLAIN_TRANSFORMERS[self.config.model_type])
-        states = [norm(output.hidden_states[block]) for block in self.blocks[:-1]] + [output.last_hidden_state]
+        last = output.last_hidden_state
+        last = norm(last) if self.config.model_type in _WITHOUT_FINAL_NORM else last
+        states = [norm(output.hidden_states[block]) for block in self.blocks[:-1]] + [last]
         # (N, prefix + rows · columns, D) to (N, D, rows, columns): prefix tokens come first.
         return [state[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns)) for state in states]
 
@@ -225,8 +238,8 @@ class SegformerEncoder(_Probed):
         return list(self.model(images, output_hidden_states=True).hidden_states)
 
 
-def build_from_config(values: dict[str, Any], *, folder: Path | None = None, output_stride: int = 16) -> Backbone:
-    """A backbone from a `transformers` configuration.
+def build_from_config(values: dict[str, Any], *, folder: Path | None = None, output_stride: int = 16) -> _HubModel:
+    """A backbone from a `transformers` configuration; of a text-image model, its image encoder.
 
     Args:
         values: the configuration as JSON values, with its ``model_type``.
@@ -242,13 +255,17 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
     model_type = values["model_type"]
     staged = set(modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES) - {"timm_backbone"}
     supported = {"mobilenet_v2", "segformer", *PLAIN_TRANSFORMERS, *staged}
-    if model_type not in supported:
-        raise UsageError(
-            f"network.backbone: the model type {model_type!r} is not supported; supported are "
-            f"{', '.join(sorted(supported))}"
-        )
     try:
-        config = CONFIG_MAPPING[model_type].from_dict(clean_config(values))
+        config: Any = None
+        if model_type in CONFIG_MAPPING:
+            config = CONFIG_MAPPING[model_type].from_dict(clean_config(values))
+            config = getattr(config, "vision_config", config)
+            model_type = config.model_type
+        if model_type not in supported:
+            raise UsageError(
+                f"network.backbone: the model type {model_type!r} is not supported; supported are "
+                f"{', '.join(sorted(supported))}, alone or as the image encoder of a text-image model"
+            )
         if model_type == "mobilenet_v2":
             config.output_stride = output_stride
             return MobileNetV2(_model(MODEL_MAPPING[type(config)], config, folder))
@@ -327,8 +344,8 @@ def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> B
     weights = folder if settings.wants_pretrained else None
     build = partial(build_from_config, values, output_stride=settings.backbone_stride)
     check_parameters(build, weights)
-    backbone = build(folder=weights)
-    backbone.mean, backbone.std = read_normalisation(folder, values["model_type"])
+    backbone: _HubModel = build(folder=weights)
+    backbone.mean, backbone.std = read_normalisation(folder, backbone.config.model_type)
     return backbone
 
 
