@@ -135,7 +135,7 @@ class Promptable(nn.Module):
 def full_size(logits: Tensor, encoded: Encoded) -> Tensor:
     """Masks at the size of the image: bool (P, M, H, W), of logits (P, M, h, w)."""
     masks = [logits.new_zeros(0, logits.shape[1], *encoded.size, dtype=torch.bool)]
-    for own in logits.split(1):
+    for own in torch.split(logits, 1):
         whole = own
         if encoded.side is not None:
             whole = F.interpolate(whole, size=(encoded.side, encoded.side), mode="bilinear")
