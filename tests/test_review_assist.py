@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from shutil import copytree
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -180,6 +183,21 @@ def test_the_command_loads_the_model_before_it_serves(
         assert main(["review", str(run), "--assist", name]) == 2
         shown = capsys.readouterr()
         assert message in " ".join(shown.err.split()) and "open http://" not in shown.out
+
+
+def test_the_end_waits_for_the_model(served: Served, regions: Regions) -> None:
+    regions.go_on.clear()
+    address = urlsplit(served.server.address)
+    connection = HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection.request("GET", f"{address.path}api/images/0/encoding")
+    while regions.encodings == 0:
+        time.sleep(0.01)
+    served.server.stop()
+    served.thread.join(0.2)
+    assert served.thread.is_alive()
+    regions.go_on.set()
+    served.thread.join(60)
+    assert not served.thread.is_alive()
 
 
 @pytest.mark.browser

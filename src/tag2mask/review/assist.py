@@ -65,5 +65,9 @@ class Assistant:
             masks = full_size(found.logits[:, best : best + 1], encoded)  # (1, 1, H, W)
         return np.asarray(masks[0, 0].numpy(), dtype=np.uint8)
 
+    def close(self) -> None:
+        """Wait for the running request, and let no other begin: Python must not end while its thread computes."""
+        self._lock.acquire()
+
     def _encode(self, path: Path, _version: str) -> Encoded:
         return self._model.encode(self._read(path))

@@ -140,6 +140,7 @@ class Server:
         """
         refuse_host(host)
         self._socket = _bound(LOOPBACK[host], port)
+        self._assistant = session.assistant
         address, number = self._socket.getsockname()[:2]
         guard = Guard(address, number)
         app = build_app(session, guard, name)
@@ -150,7 +151,7 @@ class Server:
         )
 
     def serve(self) -> None:
-        """Answer until an interrupt or `stop`; then finish the requests that are writing."""
+        """Answer until an interrupt or `stop`; then finish the requests that are writing, and that of the model."""
         try:
             self._server.serve_forever()
         except KeyboardInterrupt:
@@ -158,6 +159,8 @@ class Server:
         finally:
             self._socket.close()
             self._writing.wait()
+            if self._assistant is not None:
+                self._assistant.close()
 
     @property
     def writing(self) -> bool:
