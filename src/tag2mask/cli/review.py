@@ -43,7 +43,7 @@ def review(
         open: open the page in the browser
         host: 127.0.0.1, ::1 or localhost
         port: the port; 0: the first free port from 8765 on
-        assist: MODEL of the tool Object: SAM 2.1, SAM, SAM-HQ or EdgeTAM, a folder or a name on the hub
+        assist: the model of the tool Object: a SAM 2.1, SAM, SAM-HQ or EdgeTAM, by folder or by name on the hub
     """
     refuse_host(host)
     if not 0 <= port <= 65535:
