@@ -63,6 +63,7 @@ class Regions(Promptable):
         labels: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
     ) -> Candidates:
+        self.go_on.wait(60)
         if self.broken:
             raise RuntimeError("the model does not answer")
         found = np.zeros(encoded.size, dtype=bool)

@@ -285,6 +285,16 @@ def test_the_page_goes_on_while_the_model_works(
     before[BAR] = 2
     _saved(page, run, before)
     assert not page.find_element(By.ID, "trouble").is_displayed()
+    regions.go_on.clear()
+    press(page, "3")
+    _point(page, (20, 20))
+    until(page, lambda: state.text == "Looking for the object …")
+    _undo(page)  # drops the click alone
+    _point(page, (60, 20))
+    regions.go_on.set()
+    before[BAR] = 3
+    _saved(page, run, before)
+    until(page, lambda: state.text.startswith("Click what is missing"))
 
 
 def _point(
