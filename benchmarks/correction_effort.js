@@ -1,6 +1,7 @@
 // The scripted user of correction_effort.py: which action brings a mask nearest to its ground truth for each click.
 
-const IGNORED = 255, ENOUGH = 0.9, HAND = 4; // HAND: pixels by which a free line leaves the outline
+// HAND: pixels by which a free line leaves the outline. RIM: pixels that the mask of an object lacks at its edge.
+const IGNORED = 255, ENOUGH = 0.9, HAND = 4, RIM = 3;
 
 /** The tools of the review page at `address`. */
 async function tools(address) {
@@ -48,7 +49,7 @@ function best(t, allowed, state) {
     const gain = score(pixels, state.truth) - before;
     if (gain > 1e-9 && (!found || gain / action.cost > found.gain / found.cost)) found = { ...action, gain, pixels };
   };
-  const names = ["brush", "fill", "clean", "threshold", "edge", "wand", "polygon", "lasso"].filter((each) => allowed.includes(each));
+  const names = ["brush", "fill", "clean", "threshold", "edge", "wand", "polygon", "lasso", "object"].filter((each) => allowed.includes(each));
   const regions = wrong(state.mask, state.truth);
   for (const name of names) CANDIDATES[name](t, state, regions, consider);
   return found;
@@ -133,7 +134,37 @@ const CANDIDATES = {
       consider({ tool: "lasso", cost: 1, path, value: region.value }, around(t, mask, region, path));
     }
   },
+
+  object(t, { mask, truth }, regions, consider) {
+    for (const { peak, value } of regions) {
+      const copy = edited(t, mask);
+      copy.paint({ left: 0, top: 0, right: mask.width, bottom: mask.height }, objectAt(peak, mask, truth), value);
+      consider({ tool: "object", cost: 1, path: [peak], value }, copy.pixels);
+    }
+  },
 };
+
+/** The connected region of the ground truth at a pixel, without its rim; what lies outside the image has no rim. */
+function objectAt({ x, y }, { width, height }, truth) {
+  const list = [y * width + x], there = new Uint8Array(truth.length);
+  there[list[0]] = 1;
+  for (let first = 0; first < list.length; first++) {
+    for (const next of neighbours(list[first], width, height)) {
+      if (there[next] || truth[next] !== truth[list[0]]) continue;
+      there[next] = 1;
+      list.push(next);
+    }
+  }
+  const kept = there.slice();
+  for (let at = 0; at < truth.length; at++) {
+    if (there[at]) continue;
+    const column = at % width, row = Math.floor(at / width);
+    for (let down = Math.max(0, row - RIM); down <= Math.min(height - 1, row + RIM); down++) {
+      kept.fill(0, down * width + Math.max(0, column - RIM), down * width + Math.min(width, column + RIM + 1));
+    }
+  }
+  return kept;
+}
 
 /** The mask with a class inside a closed line. */
 function around(t, mask, { value }, path) {

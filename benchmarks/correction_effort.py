@@ -9,6 +9,9 @@ tools. A corner of a polygon is a click; a free line of the lasso is one stroke,
 pixels. The choice of a class, tool or size is counted apart. The user is exact, which favours the brush. `agree` counts
 the masks that the page saved as the user expected, pixel for pixel.
 
+`object` is the tool of `--assist`, with a stand-in for the model: the connected region of the ground truth under the
+click, without the 3 pixels at its edge. Each click takes another object. A real model makes other errors.
+
 The pieces of a mask are its 8-connected regions of one class, without background.
 """
 
@@ -38,10 +41,14 @@ from tag2mask import Run
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.review import Server, Session, reviewed_images
+from tag2mask.review.assist import Assistant, Prompt
 from tag2mask.runs.run_folder import RunFolder
 
 BEFORE = ("brush", "fill")
 ADDED = ("clean", "threshold", "edge", "wand", "polygon")
+RIM = 3
+"""Pixels that the stand-in for a model leaves out at the edge of an object."""
+
 MOST = 200
 """Actions after which the user gives up."""
 
@@ -121,6 +128,8 @@ const [done] = arguments;
 import(`${location.href.split('#')[0]}static/tools/correct.js`).then(({ SHARES }) => done(SHARES));
 """
 
+IDLE = "return document.getElementById('canvas').dataset.busy === ''"
+
 CLEAN = """
 const [text, width, height, least, done] = arguments;
 import(`${location.href.split('#')[0]}static/tools/clean.js`).then(({ cleaned }) => {
@@ -145,11 +154,13 @@ def main() -> None:
     parser.add_argument(
         "--tools",
         nargs="*",
-        help="sets of tools, joined by +; by default brush and fill, each other tool in addition, and all of them",
+        help="sets of tools, joined by +; by default brush and fill, each other tool in addition, and all of them with "
+        "and without object",
     )
     options = parser.parse_args()
     sets = [tuple(names.split("+")) for names in options.tools or ()]
-    sets = sets or [BEFORE, (*BEFORE, *ADDED), *((*BEFORE, name) for name in (*ADDED, "lasso"))]
+    sets = sets or [BEFORE, (*BEFORE, *ADDED), *((*BEFORE, name) for name in (*ADDED, "lasso", "object"))]
+    sets += [] if options.tools else [(*BEFORE, *ADDED, "object")]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
         shutil.copytree(options.run, copy, ignore=partial(_unused, options.run))
@@ -202,6 +213,7 @@ def _effort(page: webdriver.Chrome, run: Path, tools: tuple[str, ...], indices: 
     """What the user needs for some images."""
     shutil.rmtree(run / "corrections", ignore_errors=True)
     session = _session(run)
+    session.assistant = StandIn(session)
     server = Server(session, "run")
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -222,6 +234,30 @@ def _effort(page: webdriver.Chrome, run: Path, tools: tuple[str, ...], indices: 
         "by_tool": {name: sum(user["by_tool"].get(name, 0) for user in users) for name in tools},
         "start_iou": round(mean(user["start"] for user in users), 3),
     }
+
+
+class StandIn(Assistant):
+    """Finds objects in the ground truth."""
+
+    def __init__(self, session: Session) -> None:
+        """Know the ground truth of the session's images."""
+        items = [session.list.item(index) for index in range(len(session.list))]
+        self._truths = {item.path: item.truth for item in items}
+
+    def encode(self, path: Path) -> None:
+        """Nothing."""
+
+    def mask(self, path: Path, prompt: Prompt) -> np.ndarray:
+        """The object under the first point."""
+        truth = read_mask(self._truths[path])
+        column, row = (int(value) for value in prompt.points[0][:2])
+        pieces, _ = ndimage.label(truth == truth[row, column])
+        there = pieces == pieces[row, column]
+        square = np.ones((2 * RIM + 1, 2 * RIM + 1))
+        return ndimage.binary_erosion(there, square, border_value=1).astype(np.uint8)
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class User:
@@ -272,9 +308,14 @@ class User:
             time.sleep(0.3)
             return
         self._choose("tool", tool, f"[data-tool='{'lasso' if tool == 'polygon' else tool}']")
+        if tool == "object":
+            self.page.execute_script("document.getElementById('next-object').click()")
+            self.choices += 1
         if tool in ("brush", "edge"):
             self._slide("size", action["step"])
         self._draw(action["path"], corners=tool == "polygon")
+        if tool == "object":
+            self._until(lambda: self.page.execute_script(IDLE))
         if tool == "wand":
             self._slide("tolerance", action["tolerance"])
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -15,7 +17,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from review_run import SIZE, open_session
-from tag2mask.review import Server
+from tag2mask.networks.promptable import Candidates, Encoded, Promptable
+from tag2mask.review import Assistant, Server
 
 
 def free_port() -> int:
@@ -28,8 +31,9 @@ def free_port() -> int:
 class Served:
     """A review that is served from a thread, and stopped."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, assistant: Assistant | None = None) -> None:
         self.session = open_session(run)
+        self.session.assistant = assistant
         self.server = Server(self.session, "run", port=free_port())
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()
@@ -37,6 +41,48 @@ class Served:
     def stop(self) -> None:
         self.server.stop()
         self.thread.join()
+
+
+class Regions(Promptable):
+    """Finds the connected regions of one colour under the points, or the colour in the middle of the box within it."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.encodings, self.go_on, self.broken = 0, threading.Event(), False
+        self.go_on.set()
+
+    def encode(self, image: np.ndarray) -> Encoded:
+        self.encodings += 1
+        self.go_on.wait(60)
+        return Encoded(image.shape[:2], image.shape[:2], None, {"image": image})
+
+    def masks(
+        self,
+        encoded: Encoded,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+    ) -> Candidates:
+        self.go_on.wait(60)
+        if self.broken:
+            raise RuntimeError("the model does not answer")
+        found = np.zeros(encoded.size, dtype=bool)
+        if boxes is not None:
+            left, top, right, bottom = boxes[0].astype(int)
+            found[top:bottom, left:right] = _region(encoded, (left + right) / 2, (top + bottom) / 2)[
+                top:bottom, left:right
+            ]
+        if points is not None and labels is not None:
+            for (x, y), label in zip(points[0].tolist(), labels[0].tolist(), strict=True):
+                found[_region(encoded, x, y)] = label == 1
+        logits = torch.from_numpy(np.stack([~found, found])[None] * 2.0 - 1).float()
+        return Candidates(logits, torch.tensor([[0.1, 0.9]]))
+
+
+def _region(encoded: Encoded, x: float, y: float) -> np.ndarray:
+    grey = encoded.features["image"][..., 0].astype(int)
+    pieces, _ = ndimage.label(np.abs(grey - grey[int(y), int(x)]) < 20)
+    return pieces == pieces[int(y), int(x)]
 
 
 def console(page: webdriver.Chrome) -> list[str]:

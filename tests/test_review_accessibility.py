@@ -7,15 +7,17 @@ import pytest
 from selenium import webdriver
 
 from axe import violations
-from review_page import Served, await_open, open_page, press, until
+from review_page import Regions, Served, await_open, open_page, press, until
 from review_run import build_run
+from tag2mask.data import read_image
+from tag2mask.review import Assistant
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    review = Served(build_run(tmp_path))
+    review = Served(build_run(tmp_path), Assistant(Regions(), read_image))
     yield review
     review.stop()
 
@@ -34,6 +36,9 @@ def test_the_page_is_accessible(chromium: webdriver.Chrome, served: Served, sche
     found["heat"] = violations(page)
     press(page, "w")
     found["wand"] = violations(page)
+    press(page, "o")
+    until(page, lambda: page.find_element("id", "object-state").text.startswith("Click an object"))
+    found["object"] = violations(page)
     press(page, "a")
     until(page, lambda: page.find_element("id", "note").is_displayed())
     await_open(page, "one")

@@ -189,7 +189,7 @@ COMMANDS = {
     "review": Command(
         "Accept, reject and correct masks and tags on a local page in the browser.",
         "review:review",
-        ("review runs/mine", "review runs/mine --open", "review runs/mine --port 8900 --data.split val"),
+        ("review runs/mine", "review runs/mine --open", "review runs/mine --assist facebook/sam2.1-hiera-tiny"),
         ("data",),
     ),
     "run": Command(

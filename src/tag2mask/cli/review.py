@@ -4,6 +4,7 @@ import json
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +12,12 @@ from tempfile import TemporaryDirectory
 from tag2mask.cli.console import errors, output, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
+from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import CorrectionsFolder
-from tag2mask.review import Server, Session, reviewed_images
+from tag2mask.data.images import read_image
+from tag2mask.networks.promptable import load_promptable
+from tag2mask.review import Assistant, Server, Session, reviewed_images
 from tag2mask.review.server import refuse_host
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import CORRECTIONS
@@ -23,7 +27,15 @@ from tag2mask.stages.registry import require_classes
 
 
 @one_process
-def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.0.0.1", port: int = 0) -> int:
+def review(
+    call: Invocation,
+    run: Path,
+    *,
+    open: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    assist: str | None = None,
+) -> int:
     """Serve the page until Ctrl-C, then print the decisions and the next command.
 
     Args:
@@ -31,6 +43,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
         open: open the page in the browser
         host: 127.0.0.1, ::1 or localhost
         port: the port; 0: the first free port from 8765 on
+        assist: the model of the tool Object: a SAM 2.1, SAM, SAM-HQ or EdgeTAM, by folder or by name on the hub
     """
     refuse_host(host)
     if not 0 <= port <= 65535:
@@ -40,6 +53,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
     if call.dry_run:
         _print(call, f"would serve {_contents(session)}", session)
         return 0
+    session.assistant = None if assist is None else _assistant(call, assist)
     session.corrections.remove_partial()
     server = Server(session, run.resolve().name, host=host, port=port)
     _print(call, f"{_contents(session)}\nopen {server.address}\nCtrl-C ends it", session, address=server.address)
@@ -54,6 +68,16 @@ def _session(config: Config, run: RunFolder, split: str | None) -> Session:
     require_classes(run, images.classes)
     corrections = CorrectionsFolder(run / CORRECTIONS, images.classes)
     return Session(images, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+
+
+def _assistant(call: Invocation, name: str) -> Assistant:
+    def notify(text: str) -> None:
+        call.console.print(text, highlight=False)
+
+    data, device = call.config.data, resolve_device(call.config.device)
+    notify(f"loading {name}")
+    model = load_promptable(name, "assist", notify=notify).to(device)
+    return Assistant(model, partial(read_image, pixel_limit=data.pixel_limit, intensity=data.intensity))
 
 
 def _contents(session: Session) -> str:

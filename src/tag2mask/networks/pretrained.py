@@ -21,6 +21,7 @@ def load_pretrained(
     setting: str,
     *,
     also: Sequence[str] = (),
+    attention: str = "eager",
     notify: Notify | None = None,
 ) -> tuple[Any, Path]:
     """A model from a local folder or by name, frozen, on the CPU in fp32.
@@ -30,6 +31,7 @@ def load_pretrained(
         classes: of `transformers` for the configuration and for the model, by the allowed `model_type`.
         setting: the setting that names the model, for messages.
         also: more files to fetch, if the model has them.
+        attention: how `transformers` computes it; only ``eager`` returns the attention itself.
         notify: called before a download; None logs a warning.
 
     Returns:
@@ -56,10 +58,12 @@ def load_pretrained(
         check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)
         with quiet():
             model, info = model_class.from_pretrained(
-                folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+                folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
             )
     except UsageError:
         raise
+    except ImportError as error:
+        raise UsageError(f"{setting}: {name} needs a library that is not installed: {library_reason(error)}") from error
     except Exception as error:  # the library raises errors of many kinds
         if is_machine_error(error):
             raise

@@ -22,6 +22,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import class_colour, css, read_small
 from tag2mask.report.pictures import heat_colours
+from tag2mask.review.assist import Assistant, Prompt
 from tag2mask.review.image_list import Order, Query, State
 from tag2mask.review.session import OutdatedError, Session, Stored
 
@@ -33,6 +34,9 @@ PAGE = 100
 
 JSON_BYTES = 64 * 1024
 """The largest JSON body."""
+
+PROMPTS = 100
+"""Maximum number of points of one object."""
 
 
 def reading_routes(session: Session) -> Blueprint:
@@ -111,10 +115,7 @@ def writing_routes(session: Session) -> Blueprint:
         verdict = request.args.get("verdict", "")
         if verdict not in ("accepted", "corrected"):
             raise BadRequest("verdict should be accepted or corrected")
-        if request.args.get("of") not in (None, session.image_version(index)):
-            raise OutdatedError(
-                f"the image {session.list.item(index).id} has changed since this page opened it: reload the page"
-            )
+        _refuse_another_image(session, index)
         height, width = session.size(index)
         values = np.frombuffer(_body(height * width, exact=True), dtype=np.uint8).reshape(height, width)
         return changed(index, session.save_mask(index, cast("Verdict", verdict), values, seen=request.args.get("seen")))
@@ -134,6 +135,51 @@ def writing_routes(session: Session) -> Blueprint:
         return changed(index, session.change_tags(index, value, seen=request.args.get("seen")))
 
     return routes
+
+
+def assist_routes(session: Session, assistant: Assistant) -> Blueprint:
+    """The routes of the masks of objects. They change nothing; ``of`` is the version of the image, as for a mask."""
+    routes = Blueprint("assist", __name__)
+
+    @routes.get("/images/<int:index>/encoding")
+    def encoding(index: int) -> Response:
+        assistant.encode(session.list.item(index).path)
+        return jsonify()
+
+    @routes.get("/images/<int:index>/object")
+    def mask_of_object(index: int) -> Response:
+        _refuse_another_image(session, index)
+        prompt = _prompt(*session.size(index))
+        return _raw(assistant.mask(session.list.item(index).path, prompt))
+
+    return routes
+
+
+def _refuse_another_image(session: Session, index: int) -> None:
+    if request.args.get("of") not in (None, session.image_version(index)):
+        raise OutdatedError(
+            f"the image {session.list.item(index).id} has changed since this page opened it: reload the page"
+        )
+
+
+def _prompt(height: int, width: int) -> Prompt:
+    """The query parameters ``points`` and ``box``, as JSON, on an image of this size."""
+    try:
+        points = [(float(x), float(y), label) for x, y, label in json.loads(request.args.get("points", "[]"))]
+        corners = [float(value) for value in json.loads(request.args.get("box", "[]"))]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadRequest("points should be [[x, y, 1 or 0], …] and box [x1, y1, x2, y2], in pixels") from error
+    box = (corners[0], corners[1], corners[2], corners[3]) if len(corners) == 4 else None
+    places = [*(point[:2] for point in points), *([box[:2], box[2:]] if box else ())]
+    if not all(0 <= x <= width and 0 <= y <= height for x, y in places):
+        raise BadRequest(f"points and box should be inside the image, {width} × {height} pixels")
+    if len(points) > PROMPTS or any(label not in (0, 1) for _, _, label in points):
+        raise BadRequest(f"at most {PROMPTS} points are allowed, each with 1 on the object or 0 outside it")
+    if (corners and box is None) or (box and not (box[0] < box[2] and box[1] < box[3])):
+        raise BadRequest("box should be [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
+    if box is None and not any(label == 1 for _, _, label in points):
+        raise BadRequest("an object needs a point on it, or a box around it")
+    return Prompt(tuple(points), box)
 
 
 def _details(session: Session, index: int) -> dict[str, Any]:

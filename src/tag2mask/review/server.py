@@ -15,7 +15,7 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tag2mask.core.errors import UsageError
-from tag2mask.review.routes import error_answer, reading_routes, writing_routes
+from tag2mask.review.routes import assist_routes, error_answer, reading_routes, writing_routes
 from tag2mask.review.session import Session
 
 if TYPE_CHECKING:
@@ -110,10 +110,12 @@ def build_app(session: Session, guard: Guard, name: str) -> Flask:
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     app.register_blueprint(reading_routes(session), url_prefix=f"{begin}/api")
     app.register_blueprint(writing_routes(session), url_prefix=f"{begin}/api")
+    if session.assistant is not None:
+        app.register_blueprint(assist_routes(session, session.assistant), url_prefix=f"{begin}/api")
 
     @app.get(f"{begin}/")
     def page() -> str:
-        return render_template("review.html", name=shown)
+        return render_template("review.html", name=shown, assisted=session.assistant is not None)
 
     return app
 
@@ -138,6 +140,7 @@ class Server:
         """
         refuse_host(host)
         self._socket = _bound(LOOPBACK[host], port)
+        self._assistant = session.assistant
         address, number = self._socket.getsockname()[:2]
         guard = Guard(address, number)
         app = build_app(session, guard, name)
@@ -148,7 +151,7 @@ class Server:
         )
 
     def serve(self) -> None:
-        """Answer until an interrupt or `stop`; then finish the requests that are writing."""
+        """Answer until an interrupt or `stop`; then finish the requests that are writing, and that of the model."""
         try:
             self._server.serve_forever()
         except KeyboardInterrupt:
@@ -156,6 +159,8 @@ class Server:
         finally:
             self._socket.close()
             self._writing.wait()
+            if self._assistant is not None:
+                self._assistant.close()
 
     @property
     def writing(self) -> bool:

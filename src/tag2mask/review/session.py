@@ -16,6 +16,7 @@ from tag2mask.data.manifest import ImageItem
 from tag2mask.data.pixel_formats import Intensity
 from tag2mask.quality.ranking import Ranking
 from tag2mask.report.pictures import resize_labels
+from tag2mask.review.assist import Assistant
 from tag2mask.review.image_list import ReviewList
 from tag2mask.review.layers import Labels, Layer, Size, layers_of
 from tag2mask.runs.run_folder import RunFolder
@@ -52,6 +53,7 @@ class Session:
         list: the images.
         layers: the layers of the run, by name.
         corrections: the folder of decisions.
+        assistant: makes masks of objects under clicks; None: the page has no such tool.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Session:
         *,
         pixel_limit: int,
         intensity: Intensity | None = None,
+        assistant: Assistant | None = None,
     ) -> None:
         """Read the list of images and the decisions.
 
@@ -75,6 +78,7 @@ class Session:
             UsageError: an ID is the name of a file of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
+        self.assistant = assistant
         self.list = ReviewList(images, Ranking.of(run.path))
         if self.list.index(Path(RECORD).stem) is not None:
             raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")

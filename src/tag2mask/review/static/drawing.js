@@ -10,7 +10,7 @@ import { similar } from "./tools/wand.js";
 /** Brush diameters on the screen, in CSS pixels: the brush paints finer where the image is zoomed in. */
 export const SIZES = [2, 4, 8, 12, 18, 24, 36, 54, 80, 120, 180, 270, 400];
 
-const POINTS = ["fill", "lasso", "wand"]; // tools without a size
+const POINTS = ["fill", "lasso", "wand", "object"]; // tools without a size
 
 export class Drawing {
   /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change and shows it. */
@@ -24,7 +24,8 @@ export class Drawing {
     this.adjustment = new Adjustment();
     this.lasso = new Lasso(view, (points) => this.#lassoed(points));
     this.spaced = false; // Space is pressed
-    this.stroke = null; // {mask, path, pointer, finger, back}; `finger` is the point of the screen under a finger
+    this.objects = null; // set by the review
+    this.stroke = null; // {mask, path, pointer, finger, back, outside}; `finger` is the point of the screen under a finger
     this.held = new Map(); // the points of the screen under the pointers that move the image, by pointer
     this.cursor = null; // pixel of the keyboard brush
     const { canvas } = view;
@@ -33,6 +34,7 @@ export class Drawing {
     canvas.addEventListener("pointerup", (event) => this.#up(event, () => this.finish()));
     canvas.addEventListener("pointercancel", (event) => this.#up(event, () => this.#drop()));
     canvas.addEventListener("pointerleave", () => !this.stroke && !this.cursor && this.#show(null));
+    canvas.addEventListener("contextmenu", (event) => this.tool === "object" && event.preventDefault());
     canvas.addEventListener("auxclick", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
@@ -58,6 +60,7 @@ export class Drawing {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
     document.getElementById("tolerance-label").hidden = tool !== "wand";
+    this.objects.choose(tool === "object");
     this.#cursorStyle();
     this.refresh();
   }
@@ -101,8 +104,8 @@ export class Drawing {
     speak(`${to.x}, ${to.y}: ${this.panel.name(mask.at(to.x, to.y))}`);
   }
 
-  /** Set the keyboard brush down, or lift it. */
-  press() {
+  /** Set the keyboard brush down, or lift it; `outside`: what is there is not part of the object. */
+  press(outside = false) {
     const mask = this.target();
     if (!mask) return;
     if (this.tool === "hand") {
@@ -114,10 +117,11 @@ export class Drawing {
       this.finish();
       speak("Brush lifted");
     } else {
-      this.#begin(mask, this.cursor);
+      this.#begin(mask, this.cursor, { outside });
       if (POINTS.includes(this.tool)) this.finish();
       const { length } = this.lasso.points;
-      speak(this.stroke ? `Brush down: ${this.panel.name(this.value)}` : length ? `Point ${length}` : "Filled");
+      const done = length ? `Point ${length}` : this.tool === "object" ? "Point set" : "Filled";
+      speak(this.stroke ? `Brush down: ${this.panel.name(this.value)}` : done);
     }
     this.#show(this.cursor, true);
   }
@@ -134,16 +138,18 @@ export class Drawing {
   reset() {
     this.finish();
     this.lasso.drop();
+    this.objects.drop();
     this.cursor = null;
     this.#show(null);
   }
 
   /** End a stroke by its tool. */
-  #end({ mask, path }) {
+  #end({ mask, path, outside }) {
     const last = path.at(-1);
-    if (this.tool === "lasso" || this.tool === "wand") mask.cancel();
+    if (["lasso", "wand", "object"].includes(this.tool)) mask.cancel();
     if (this.tool === "lasso") this.lasso.up();
     if (this.tool === "wand") this.#clicked(mask, last);
+    if (this.tool === "object") this.objects.up(path[0], last, outside);
     if (this.tool === "fill") mask.fill(last.x, last.y, this.value);
     if (this.tool === "edge") this.#snap(mask, path);
     if (mask.end()) this.drawn(mask);
@@ -156,14 +162,15 @@ export class Drawing {
     if (!stroke) return;
     stroke.mask.cancel();
     if (this.tool === "lasso") this.lasso.back();
+    if (this.tool === "object") this.objects.drag(stroke.path[0], stroke.path[0]);
     stroke.back?.();
     this.view.changed();
   }
 
-  #begin(mask, pixel, pointer = null, finger = null) {
+  #begin(mask, pixel, { pointer = null, finger = null, outside = false } = {}) {
     const back = this.onBegin?.();
     mask.begin();
-    this.stroke = { mask, path: [pixel], pointer, finger, back };
+    this.stroke = { mask, path: [pixel], pointer, finger, back, outside };
     if (this.tool === "lasso") this.lasso.down(pixel);
     this.#paint(pixel);
   }
@@ -171,6 +178,10 @@ export class Drawing {
   /** Paint to a pixel; a region is filled at the end, since a second finger may still come down. */
   #paint(pixel) {
     if (this.tool === "lasso") this.lasso.move(pixel);
+    if (this.tool === "object") {
+      this.stroke.path[1] = pixel;
+      this.objects.drag(this.stroke.path[0], pixel);
+    }
     if (POINTS.includes(this.tool)) return;
     const { mask, path } = this.stroke;
     mask.line(path.at(-1), pixel, this.size, this.value);
@@ -241,11 +252,12 @@ export class Drawing {
       event.preventDefault();
       this.held.set(event.pointerId, point);
       this.#show(null);
-    } else if (event.button === 0) {
+    } else if (event.button === 0 || (event.button === 2 && this.tool === "object")) {
       const mask = this.target();
       if (!mask || this.stroke) return;
       this.cursor = null;
-      this.#begin(mask, this.view.pixel(point), event.pointerId, finger);
+      const outside = event.shiftKey || event.button === 2;
+      this.#begin(mask, this.view.pixel(point), { pointer: event.pointerId, finger, outside });
     } else {
       return;
     }

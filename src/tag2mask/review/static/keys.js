@@ -13,7 +13,7 @@ export function bindKeys(review, moreOpacity) {
     j: () => review.go(1), k: () => review.go(-1), s: () => review.save(), c: () => review.takeOver(),
     b: () => drawing.choose("brush"), e: () => drawing.choose("eraser"), f: () => drawing.choose("fill"),
     d: () => drawing.choose("hand"), q: () => drawing.choose("edge"), l: () => drawing.choose("lasso"),
-    w: () => drawing.choose("wand"), x: () => review.correct.clean(), p: () => review.correct.focus(),
+    w: () => drawing.choose("wand"), o: () => document.querySelector("[data-tool=object]")?.click(), x: () => review.correct.clean(), p: () => review.correct.focus(),
     "[": () => drawing.resize(drawing.step - 1), "]": () => drawing.resize(drawing.step + 1),
     ",": () => moreOpacity(-10), ".": () => moreOpacity(10),
     "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), z: () => view.fit(),
@@ -56,11 +56,12 @@ export function bindKeys(review, moreOpacity) {
       drawing.hold(true);
       event.preventDefault();
     } else if (key === "Enter" && !pressed) {
-      if (!event.repeat) drawing.press();
+      if (!event.repeat) drawing.press(event.shiftKey);
       event.preventDefault();
     } else if (key === "Escape") {
       drawing.finish();
       drawing.lasso.drop();
+      drawing.objects.next();
       view.canvas.focus({ preventScroll: true });
     } else if (key === "h" || key === "H") {
       view.hide(true);

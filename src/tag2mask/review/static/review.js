@@ -10,6 +10,7 @@ import { Saver } from "./saver.js";
 import { Layers } from "./layers.js";
 import { showNote, showProgress, showSaving, showTitle, showTrouble, showVerdict } from "./state.js";
 import { Correct } from "./tools/correct.js";
+import { Objects } from "./tools/object.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
@@ -26,6 +27,7 @@ export class Review {
     this.layers.failed = showTrouble;
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.#showMask();
+    this.drawing.objects = new Objects(this);
     this.correct = new Correct(this, showNote);
     const refused = (index) => this.list.update(index, { unsaved: true });
     this.saver = new Saver((...answer) => this.#stored(...answer), refused, showSaving);
@@ -132,6 +134,7 @@ export class Review {
 
   async #decideAndLeave(verdict) {
     const { open } = this;
+    this.drawing.objects.drop();
     this.#readyShown(false); // no second decision on the way to the next image
     if (open.verdict !== verdict) {
       this.#remember();
@@ -184,6 +187,7 @@ export class Review {
     const pixels = last.pixels ?? (await this.#runMask(open));
     if (open !== this.open) return;
     this.drawing.finish(); // a stroke that began meanwhile is undone too
+    this.drawing.objects.drop();
     const since = this.before.indexOf(entry);
     this.before = this.before.filter((each, number) => each.index !== open.index || number < since);
     if (pixels && open.mask) {
@@ -201,7 +205,7 @@ export class Review {
 
   undoStroke(again = false) {
     const { open } = this;
-    if (this.drawing.lasso.drop()) return;
+    if (this.drawing.lasso.drop() || this.drawing.objects.drop()) return;
     this.drawing.finish();
     if (!open?.mask || !(again ? open.mask.redo() : open.mask.undo())) return;
     this.#drawn(open.mask);
@@ -267,6 +271,7 @@ export class Review {
     showVerdict(this.open);
     this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
     this.#await();
+    this.drawing.objects.prepare();
     showTrouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
@@ -354,6 +359,7 @@ export class Review {
 
   #classChosen() {
     this.drawing.refresh();
+    this.drawing.objects.next();
     this.correct.refresh();
     if (this.drawing.tool === "eraser") this.drawing.choose("brush");
     if (this.layers.layer?.heats?.length) this.layers.refresh();

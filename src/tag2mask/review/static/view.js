@@ -177,6 +177,7 @@ export class View {
     }
     if (this.map && !this.hidden) this.#drawLabels();
     if (this.line?.length) this.#drawLine();
+    if (this.points?.length) this.#drawPoints();
     if (this.brush) this.#drawBrush();
   }
 
@@ -189,6 +190,29 @@ export class View {
     places.forEach(([x, y]) => context.lineTo(x, y));
     context.rect(places[0][0] - 3 * devicePixelRatio, places[0][1] - 3 * devicePixelRatio, 6 * devicePixelRatio, 6 * devicePixelRatio);
     for (const [width, colour] of [[3, "#000"], [1.25, "#ffd24a"]]) {
+      context.lineWidth = width * devicePixelRatio;
+      context.strokeStyle = colour;
+      context.stroke();
+    }
+  }
+
+  /** The points [x, y, label] of an object: a disc on it, a cross outside it. */
+  #drawPoints() {
+    const { context, origin, scale } = this, radius = 5 * devicePixelRatio;
+    context.beginPath();
+    for (const [x, y, label] of this.points) {
+      const [column, row] = [origin.x + x * scale, origin.y + y * scale];
+      if (label) {
+        context.moveTo(column + radius, row);
+        context.arc(column, row, radius, 0, 2 * Math.PI);
+        continue;
+      }
+      for (const side of [-1, 1]) {
+        context.moveTo(column - radius, row - side * radius);
+        context.lineTo(column + radius, row + side * radius);
+      }
+    }
+    for (const [width, colour] of [[5, "#000"], [2.5, "#ffd24a"]]) {
       context.lineWidth = width * devicePixelRatio;
       context.strokeStyle = colour;
       context.stroke();
