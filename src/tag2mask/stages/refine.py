@@ -13,13 +13,15 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
+from tag2mask.networks.promptable import load_promptable
 from tag2mask.refine.masks import refined_masks
+from tag2mask.refine.proposals import Propose, sam_proposals
 from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
+from tag2mask.runs.run_folder import EDGE_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
@@ -50,8 +52,8 @@ class Refine(Stage):
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
         unread = set[str]()
-        if not settings.save_probabilities:
-            unread.add("save_probabilities")
+        if settings.method != "proposals":
+            unread.add("proposals")
         if not settings.uses_crf:
             unread |= {"crf", "crf_power", "ignore_below"}
         if settings.method == "argmax":
@@ -64,8 +66,10 @@ class Refine(Stage):
         return read | ({"walk": walk} if settings.walks else {})
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Check the CAMs."""
+        """Check the CAMs and the model of proposals."""
         require_cams(config, run, schedule)
+        if config.refine.method == "proposals" and ("refine" in schedule.restarted or not run.has_record("refine")):
+            load_promptable(config.refine.proposals, "refine.proposals")
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The missing masks."""
@@ -91,23 +95,27 @@ class Refine(Stage):
             named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in thresholds.items())
             result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")
         todo = stale(mine, cams, run / "masks", thresholds)
+        propose = _propose(config, device, console) if config.refine.method == "proposals" and todo else None
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
                 pixels = [each.image for each in batch]
                 edges = None if network is None else [_edge(network, image) for image in pixels]
-                masks = refined_masks(
-                    pixels, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
-                )
+                cams_of, sizes = [each.cams for each in batch], [each.size for each in batch]
+                masks = refined_masks(pixels, cams_of, sizes, config.refine, edges, propose)
                 for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                     if edges is not None:
                         write_fractions(run / f"refine/edges/{each.item.id}.png", edges[number].cpu().numpy())
-                    if config.refine.save_probabilities and mask.confidence is not None:
-                        write_fractions(run / f"{LABEL_CONFIDENCE}/{each.item.id}.png", mask.confidence.cpu().numpy())
-                    write_mask(run / f"masks/{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
+                    write_mask(run / f"masks/{each.item.id}.png", mask.cpu().numpy(), made_from=each.origin)
                     result.done += 1
                 advance(result.done)
         return result
+
+
+def _propose(config: Config, device: torch.device, console: Console) -> Propose:
+    name, setting = config.refine.proposals, "refine.proposals"
+    model = load_promptable(name, setting, notify=lambda text: console.print(text, highlight=False))
+    return sam_proposals(model.to(device))
 
 
 def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
