@@ -6,11 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import CLIPTokenizer, Sam3Model
 
+from clip_tiny import tiny_folder, tiny_sam3
 from sam_tiny import tiny_sam_folder
+from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.promptable import full_size, load_promptable
 from tag2mask.refine.masks import ClassMaps, refined_masks
-from tag2mask.refine.proposals import named, prompts, sam_proposals, soft_vote
+from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
+from tag2mask.refine.proposals import named, prompts, soft_vote
 from tag2mask.refine.settings import RefineSettings
 
 SIZE = (24, 30)
@@ -153,7 +159,8 @@ def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     posterior, cams = _posterior(3, 1), _posterior(3, 2)
     ids = torch.tensor([0, 2, 4], dtype=torch.uint8)
-    found = sam_proposals(model)(image, ids, cams, posterior)
+    propose = load_proposals(str(tmp_path / "sam2"), read_prompts(None, ("a", "b", "c", "d")), torch.device("cpu"))
+    found = propose(image, ids, cams, posterior)
     boxes, points = prompts(cams, posterior)
     assert found.shape == (len(points), *SIZE) and found.dtype == torch.bool
     encoded = model.encode(image.numpy())
@@ -161,5 +168,48 @@ def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path
         one = model.masks(encoded, points[place][None], np.ones((1, 1), dtype=int), boxes[place][None])
         best = full_size(one.logits, encoded)[0, int(one.scores[0].argmax())]
         assert (found[place] != best).float().mean() < 1e-3
-    nothing = sam_proposals(model)(image, ids[:1], torch.ones(1, *SIZE), torch.ones(1, *SIZE))
+    nothing = propose(image, ids[:1], torch.ones(1, *SIZE), torch.ones(1, *SIZE))
     assert nothing.shape == (0, *SIZE)
+
+
+def test_masks_of_sam3_are_proposals_without_their_names(tmp_path: Path) -> None:
+    """Every mask that the library finds for a phrase of a tag, at the size of the image; no other phrase is asked."""
+    folder = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
+    (tmp_path / "words.yaml").write_text("classes:\n  dab: dab, small dab fish\n  fen: fen\n  cod: cod\n")
+    words = read_prompts(str(tmp_path / "words.yaml"), ("dab", "fen", "cod"))
+    propose = load_proposals(str(folder), words, torch.device("cpu"))
+    image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    posterior = _posterior(3, 0)
+    found = propose(image, torch.tensor([0, 1, 3], dtype=torch.uint8), posterior, posterior)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    model = Sam3Model.from_pretrained(folder, attn_implementation="eager").eval()
+    pixels = np.asarray(Image.fromarray(image.numpy()).resize((56, 56), Image.Resampling.BILINEAR)) / 127.5 - 1
+    expected = []
+    for phrase in ("dab", "small dab fish", "cod"):
+        with torch.no_grad():
+            text = tokenizer(phrase, return_tensors="pt", padding="max_length", max_length=77)
+            said = model(pixel_values=torch.tensor(pixels).permute(2, 0, 1)[None].float(), **text)
+        scores = said.pred_logits[0].sigmoid() * said.presence_logits[0].sigmoid()
+        for mask, score in zip(said.pred_masks[0].sigmoid(), scores, strict=True):
+            if score >= 0.3:
+                whole = torch.nn.functional.interpolate(mask[None, None], size=SIZE, mode="bilinear")[0, 0] > 0.5
+                expected.append((float(score), whole))
+    assert len(found) == len(expected) > 0 and found.dtype == torch.bool
+    expected.sort(key=lambda each: -each[0])
+    for own, (_, whole) in zip(found, expected, strict=True):
+        assert (own != whole).float().mean() < 0.01
+    nothing = propose(image, torch.zeros(1, dtype=torch.uint8), torch.ones(1, *SIZE), torch.ones(1, *SIZE))
+    assert nothing.shape == (0, *SIZE)
+
+
+def test_the_fingerprint_follows_the_files_and_for_sam3_the_words(tmp_path: Path) -> None:
+    words, others = (read_prompts(None, names) for names in (("dab", "fen"), ("dab", "cod")))
+    sam = str(tiny_sam_folder(tmp_path / "sam", "sam2"))
+    first = proposal_fingerprint(sam, words)
+    assert first == proposal_fingerprint(sam, others) and first["proposals"] == sam
+    tiny_sam_folder(tmp_path / "sam", "sam2", seed=1)
+    assert proposal_fingerprint(sam, words)["proposals_files"] != first["proposals_files"]
+    sam3 = str(tiny_folder(tmp_path / "sam3", tiny_sam3(3)))
+    assert proposal_fingerprint(sam3, words) != proposal_fingerprint(sam3, others)
+    absent = proposal_fingerprint("nobody/nothing", words)
+    assert {absent["proposals_files"], absent["proposals_words"]} == {UNKNOWN}

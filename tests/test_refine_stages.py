@@ -16,6 +16,7 @@ from PIL import Image
 from clip_tiny import tiny_folder, tiny_model
 from run_tiny import figures, files_of, run, words
 from sam_tiny import tiny_sam_folder
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import full_resolution, read_cam, write_cam
@@ -24,10 +25,10 @@ from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
-from tag2mask.networks.promptable import load_promptable
 from tag2mask.refine.crf import CrfSettings, dense_crf
 from tag2mask.refine.masks import ClassMaps
-from tag2mask.refine.proposals import named, sam_proposals
+from tag2mask.refine.proposal_models import load_proposals
+from tag2mask.refine.proposals import named
 from tag2mask.stages import base as stages_base
 
 IRN = {
@@ -168,13 +169,14 @@ def test_masks_by_proposals_resume_and_are_shared_out(
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     whole = files_of(copied / "masks")
     assert whole.keys() == crf.keys() and whole != crf
-    model = load_promptable(str(folder), "refine.proposals")
-    for item in open_images(DataSettings(root=scenes, split="train")).items[:3]:
+    images = open_images(DataSettings(root=scenes, split="train"))
+    propose = load_proposals(str(folder), read_prompts(None, images.classes), torch.device("cpu"))
+    for item in images.items[:3]:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")
         image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
         maps = ClassMaps(torch.from_numpy(cam.ids).byte(), torch.from_numpy(cam.cams).float()).resized(cam.size)
         posterior = dense_crf(image, maps.maps)
-        voted = named(posterior, sam_proposals(model)(image, maps.ids, maps.maps, posterior))
+        voted = named(posterior, propose(image, maps.ids, maps.maps, posterior))
         expected = maps.ids[voted.argmax(0)]
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
     for path in sorted((copied / "masks").rglob("*.png"))[::2]:

@@ -9,8 +9,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tag2mask.networks.promptable import OBJECT, Promptable, full_size
-
 MARGIN = 0.2
 """The least difference of the two highest means of a vote, below which a proposal abstains; ours."""
 
@@ -67,21 +65,6 @@ def prompts(cams: Tensor, posterior: Tensor) -> Prompts:
         peak = maps[class_][rows, columns].argmax()
         points.append([[columns[peak], rows[peak]]])
     return Prompts(np.array(boxes, np.float64).reshape(-1, 4), np.array(points, np.float64).reshape(-1, 1, 2))
-
-
-def sam_proposals(model: Promptable) -> Propose:
-    """The mask with the highest predicted IoU for each of the `prompts`, a box and a point in it."""
-
-    def propose(image: Tensor, ids: Tensor, cams: Tensor, posterior: Tensor) -> Tensor:
-        boxes, points = prompts(cams, posterior)
-        if not len(points):
-            return posterior.new_zeros(0, *posterior.shape[1:], dtype=torch.bool)
-        encoded = model.encode(image.cpu().numpy())
-        logits, scores = model.masks(encoded, points, np.full(points.shape[:2], OBJECT), boxes)
-        best = logits[torch.arange(len(logits)), scores.argmax(1)]
-        return full_size(best[:, None], encoded)[:, 0].to(posterior.device)
-
-    return propose
 
 
 class Vote(NamedTuple):

@@ -230,7 +230,7 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
 
 
 def load_text_model(
-    name: str, classes: Mapping[str, tuple[str, str]], *, notify: Notify | None = None
+    name: str, classes: Mapping[str, tuple[str, str]], setting: str = "seeds.model", *, notify: Notify | None = None
 ) -> tuple[Any, Any, Path]:
     """A text-image model with its tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
 
@@ -243,7 +243,7 @@ def load_text_model(
     """
     import transformers
 
-    model, folder = load_pretrained(name, classes, "seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
+    model, folder = load_pretrained(name, classes, setting, also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
     kind = transformers.CLIPTokenizer
     if model.config.model_type == "tipsv2":
         kind = transformers.Tipsv2Tokenizer
@@ -255,9 +255,9 @@ def load_text_model(
         if is_machine_error(error):
             raise
         reason = library_reason(error)
-        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
+        raise Tag2maskError(f"{setting}: {folder} could not be loaded ({reason}); fetch it again") from error
     if len(tokenizer) > model.config.text_config.vocab_size:
-        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
+        raise Tag2maskError(f"{setting}: the tokenizer in {folder} has more tokens than the model; fetch it again")
     return model, tokenizer, folder
 
 
