@@ -164,11 +164,11 @@ def test_masks_by_proposals_resume_and_are_shared_out(
 ) -> None:
     folder = tiny_sam_folder(tmp_path / "sam", "sam2")
     settings = {**IRN, "refine__method": "proposals", "refine__proposals": str(folder)}
-    assert run("refine", scenes, copied, restart="refine", **{**settings, "refine__method": "crf"}) == 0
-    crf = files_of(copied / "masks")
+    names = files_of(copied / "masks").keys()
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     whole = files_of(copied / "masks")
-    assert whole.keys() == crf.keys() and whole != crf
+    assert whole.keys() == names
+    changed = 0
     images = open_images(DataSettings(root=scenes, split="train"))
     propose = load_proposals(str(folder), read_prompts(None, images.classes), torch.device("cpu"))
     for item in images.items[:3]:
@@ -178,7 +178,9 @@ def test_masks_by_proposals_resume_and_are_shared_out(
         posterior = dense_crf(image, maps.maps)
         voted = named(posterior, propose(image, maps.ids, maps.maps, posterior))
         expected = maps.ids[voted.argmax(0)]
+        changed += int((voted.argmax(0) != posterior.argmax(0)).sum())
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
+    assert changed
     for path in sorted((copied / "masks").rglob("*.png"))[::2]:
         path.unlink()
     for shard in ("1/2", "2/2"):
