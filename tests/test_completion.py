@@ -22,7 +22,7 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path, capsys: pyte
 
     assert completed("ev") == {"evaluate"}
     assert completed("refine", "runs/mine", "--refine.meth") == {"--refine.method"}
-    assert completed("run", "--refine.method", "''") == {"argmax", "crf", "irn", "irn+crf"}
+    assert completed("run", "--refine.method", "''") == {"argmax", "crf", "irn", "irn+crf", "proposals"}
     assert not completed("refine", "runs/mine", "--train.st"), "refine does not read it"
 
 

@@ -52,10 +52,9 @@ def test_backgrounds() -> None:
 def test_argmax_is_the_highest_map_at_full_size() -> None:
     maps = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([0, 4, 9], dtype=torch.uint8)
-    ((mask, confidence),) = refined_masks(
+    (mask,) = refined_masks(
         [torch.zeros(1, 1, 3, dtype=torch.uint8)], [ClassMaps(ids, maps)], [SIZE], RefineSettings(method="argmax")
     )
-    assert confidence is None
     full = F.interpolate(maps[None], size=SIZE, mode="bilinear")[0].numpy()
     assert (mask.numpy() == np.array([0, 4, 9])[full.argmax(0)]).all()
 
@@ -64,8 +63,8 @@ def test_argmax_is_the_highest_map_at_full_size() -> None:
 def test_the_crf_brings_a_coarse_cam_to_the_border(background: bool) -> None:
     image, truth = square()
     cam = coarse(truth, background=background)
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0].labels
-    after = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", background_threshold=0.4))[0].labels
+    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
+    after = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", background_threshold=0.4))[0]
     assert iou(before, truth) < 0.7
     assert iou(after, truth) > 0.95
     expected = dense_crf(image, cam.resized(SIZE).with_background(0.4).maps)
@@ -75,10 +74,9 @@ def test_the_crf_brings_a_coarse_cam_to_the_border(background: bool) -> None:
 def test_an_unsure_pixel_is_ignored() -> None:
     image, truth = square()
     cam = coarse(truth, background=True)
-    whole, probability = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf"))[0]
-    sure = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", ignore_below=0.95))[0].labels
+    whole = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf"))[0]
+    sure = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", ignore_below=0.95))[0]
     marginals = dense_crf(image, cam.resized(SIZE).maps)
-    assert probability is not None and torch.equal(probability, marginals.amax(0))
     assert torch.equal(sure == IGNORED, marginals.amax(0) < 0.95)
     assert torch.equal(sure[sure != IGNORED], whole[sure != IGNORED])
     assert 0 < int((sure == IGNORED).sum()) < sure.numel() / 2
@@ -95,8 +93,8 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     image, truth = square()
     cam, edge = coarse(truth, background=background), edge_map(truth)
     settings = RefineSettings(method="irn", walk=WalkSettings(background_level=0.3))
-    mask = refined_masks([image], [cam], [SIZE], settings, [edge])[0].labels
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0].labels
+    mask = refined_masks([image], [cam], [SIZE], settings, [edge])[0]
+    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
     assert iou(mask, truth) > iou(before, truth) + 0.05
     # As published: the CAM on the grid to the power 1.5, walked, enlarged, one factor for the image.
     walked = propagate(cam.resized((18, 24)).maps ** 1.5, edge)
@@ -104,7 +102,7 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     if not background:
         full = torch.cat([torch.full((1, *SIZE), 0.3), full])
     assert torch.equal(mask, torch.tensor([0, 3], dtype=torch.uint8)[full.argmax(0)])
-    both = refined_masks([image], [cam], [SIZE], RefineSettings(method="irn+crf"), [edge])[0].labels
+    both = refined_masks([image], [cam], [SIZE], RefineSettings(method="irn+crf"), [edge])[0]
     assert iou(both, truth) > 0.95
 
 
@@ -117,7 +115,7 @@ def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int], monkeyp
     edge = torch.zeros(grid)
     monkeypatch.setattr(masks, "STEPS", 0)
     settings = RefineSettings(method="irn")
-    mask = refined_masks([torch.zeros(*size, 3, dtype=torch.uint8)], [cam], [size], settings, [edge])[0].labels
+    mask = refined_masks([torch.zeros(*size, 3, dtype=torch.uint8)], [cam], [size], settings, [edge])[0]
     cells = F.interpolate(maps[None], size=grid, mode="bilinear") ** 1.5
     full = F.interpolate(cells, scale_factor=4.0, mode="bilinear")[0, :, : size[0], : size[1]]
     assert torch.equal(mask, torch.tensor([0, 2], dtype=torch.uint8)[full.argmax(0)])
@@ -133,10 +131,10 @@ def test_images_without_a_tag_and_of_many_sizes_go_together() -> None:
     edges = [edge_map(truth), torch.zeros(5, 6), torch.zeros(5, 6)]
     for method in ("argmax", "crf", "irn", "irn+crf"):
         settings = RefineSettings(method=method)
-        masks = [each.labels for each in refined_masks(images, cams, sizes, settings, edges)]
+        masks = refined_masks(images, cams, sizes, settings, edges)
         assert [tuple(mask.shape) for mask in masks] == sizes
         assert not masks[1].any() and not masks[2].any()
-        assert torch.equal(masks[0], refined_masks(images[:1], cams[:1], sizes[:1], settings, edges[:1])[0].labels)
+        assert torch.equal(masks[0], refined_masks(images[:1], cams[:1], sizes[:1], settings, edges[:1])[0])
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -13,7 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clip_tiny import tiny_folder, tiny_model
 from run_tiny import figures, files_of, run, words
+from sam_tiny import tiny_sam_folder
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import full_resolution, read_cam, write_cam
@@ -24,6 +27,8 @@ from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.refine.crf import CrfSettings, dense_crf
 from tag2mask.refine.masks import ClassMaps
+from tag2mask.refine.proposal_models import load_proposals
+from tag2mask.refine.proposals import named
 from tag2mask.stages import base as stages_base
 
 IRN = {
@@ -144,7 +149,6 @@ def test_a_mask_follows_its_cam(copied: Path, scenes: Path) -> None:
 
 def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
     changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__ignore_below": "0.9"}
-    changed["refine__save_probabilities"] = "true"
     assert run("refine", scenes, copied, restart="refine", **changed) == 0
     for item in open_images(DataSettings(root=scenes, split="train")).items[:3]:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")
@@ -153,8 +157,42 @@ def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
         marginals = dense_crf(image, maps.maps, CrfSettings("irn"))
         expected = ClassMaps(maps.ids, marginals).labels(0.9)
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
-        probabilities = read_mask(copied / f"refine/confidence/{item.id}.png")
-        assert np.abs(probabilities - 255 * marginals.amax(0).numpy()).max() < 0.51
+
+
+def test_masks_by_proposals_resume_and_are_shared_out(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_sam_folder(tmp_path / "sam", "sam2")
+    settings = {**IRN, "refine__method": "proposals", "refine__proposals": str(folder)}
+    names = files_of(copied / "masks").keys()
+    assert run("refine", scenes, copied, restart="refine", **settings) == 0
+    whole = files_of(copied / "masks")
+    assert whole.keys() == names
+    changed = 0
+    images = open_images(DataSettings(root=scenes, split="train"))
+    propose = load_proposals(str(folder), read_prompts(None, images.classes), torch.device("cpu"))
+    for item in images.items[:3]:
+        cam = read_cam(copied / f"cams/pot/{item.id}.npz")
+        image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
+        maps = ClassMaps(torch.from_numpy(cam.ids).byte(), torch.from_numpy(cam.cams).float()).resized(cam.size)
+        posterior = dense_crf(image, maps.maps)
+        voted = named(posterior, propose(image, maps.ids, maps.maps, posterior))
+        expected = maps.ids[voted.argmax(0)]
+        changed += int((voted.argmax(0) != posterior.argmax(0)).sum())
+        assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
+    assert changed
+    for path in sorted((copied / "masks").rglob("*.png"))[::2]:
+        path.unlink()
+    for shard in ("1/2", "2/2"):
+        assert run("refine", scenes, copied, shard=shard, **settings) == 0
+    assert files_of(copied / "masks") == whole
+    capsys.readouterr()
+    other = tiny_folder(tmp_path / "clip", tiny_model())
+    assert run("refine", scenes, copied, **{**settings, "refine__proposals": str(other)}) == 2
+    assert f"refine.proposals was '{folder}' and is '{other}'" in capsys.readouterr().err
+    assert run("refine", scenes, copied, restart="refine", **{**settings, "refine__proposals": str(other)}) == 2
+    assert "is a model of type 'clip'" in capsys.readouterr().err
+    assert files_of(copied / "masks") == whole  # found out before anything was deleted
 
 
 def test_three_masks_by_hand_give_the_threshold_of_their_class(

@@ -17,6 +17,12 @@ from tag2mask.cams.phrases import phrase_pairs
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import quiet
 
+SAM3_CLASSES = {"sam3": ("Sam3Config", "Sam3Model"), "sam3_video": ("Sam3Config", "Sam3Model")}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
+
+The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
+"""
+
 _MOST_PHRASES = 4
 """Phrases that are decoded together: each takes about 0.5 GB at 1008 pixels."""
 

@@ -16,7 +16,7 @@ from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.phrases import phrase_maps
-from tag2mask.cams.sam3 import Sam3
+from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3
 from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import plain
@@ -51,14 +51,10 @@ class TextImageModel(Protocol):
 _CLASSES = {
     "clip": ("CLIPConfig", "CLIPModel"),
     "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation"),
-    "sam3": ("Sam3Config", "Sam3Model"),
-    "sam3_video": ("Sam3Config", "Sam3Model"),
+    **SAM3_CLASSES,
     "tipsv2": ("Tipsv2Config", "Tipsv2Model"),
 }
-"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
-
-The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
-"""
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
 
 READ_BY_MODEL = {
     "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),

@@ -108,7 +108,7 @@ COMMANDS = {
             "refine runs/mine --refine.method irn+crf",
             "refine runs/mine --restart refine --refine.method argmax",
         ),
-        ("data", "cams", "refine"),
+        ("data", "seeds", "cams", "refine"),
     ),
     "segment": Command(
         "Train a segmentation network on the masks, and predict the splits to evaluate.",

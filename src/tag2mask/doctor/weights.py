@@ -23,6 +23,8 @@ def weights_of(config: Config) -> Iterator[Weights]:
     yield _backbone("train", "network", config.network.backbone, config.network.weights)
     if config.edges.backbone is not None:
         yield _backbone("edges", "edges", config.edges.backbone, config.edges.weights)
+    if config.refine.method == "proposals":
+        yield Weights("refine", _hub_model(config.refine.proposals, "refine.proposals", True, ()), hub=True)
     segment = config.segment.network
     yield _backbone("segment", "segment.network", segment.backbone, segment.weights)
 

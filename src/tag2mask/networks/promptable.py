@@ -19,7 +19,7 @@ from tag2mask.networks.pretrained import load_pretrained
 OBJECT, NOT_OBJECT, PADDING = 1, 0, -10
 """The labels of points. Source: `transformers`."""
 
-_CLASSES = {
+PROMPTABLE_CLASSES = {
     "sam2": ("Sam2Config", "Sam2Model"),
     "sam2_video": ("Sam2Config", "Sam2Model"),
     "sam": ("SamConfig", "SamModel"),
@@ -27,7 +27,10 @@ _CLASSES = {
     "edgetam": ("EdgeTamConfig", "EdgeTamModel"),
     "edgetam_video": ("EdgeTamConfig", "EdgeTamModel"),
 }
-"""The files of a video model hold the image model and more, which is not loaded."""
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
+
+The files of a video model hold the image model and more, which is not loaded.
+"""
 
 _PADDED = ("sam", "sam_hq")
 """Types whose input keeps the image's proportions and is padded; images are stretched to a square for the others."""
@@ -157,6 +160,6 @@ def load_promptable(name: str, setting: str, *, notify: Notify | None = None) ->
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     # The 4096 cells of an image attend to each other: the matrix of eager attention takes 1 GB.
-    model, folder = load_pretrained(name, _CLASSES, setting, attention="sdpa", notify=notify)
+    model, folder = load_pretrained(name, PROMPTABLE_CLASSES, setting, attention="sdpa", notify=notify)
     kind = model.config.model_type
     return Promptable(model, read_normalisation(folder, kind, setting), padded=kind in _PADDED)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from tag2mask.data.images import IGNORED
 from tag2mask.networks.backbones.base import to_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
 from tag2mask.refine.crf import crf_kernels, dense_crf, label_probabilities
+from tag2mask.refine.proposals import Propose, named
 from tag2mask.refine.random_walk import RADIUS, STEPS, propagate
 from tag2mask.refine.settings import (
     BACKGROUND_LEVELS,
@@ -68,27 +68,22 @@ class ClassMaps:
         return labels if confidence is None else labels.masked_fill(highest < confidence, IGNORED)
 
 
-class RefinedMask(NamedTuple):
-    """The refined mask of an image."""
-
-    labels: Tensor  # uint8 (H, W), class ids of its CAMs, 0 = background, 255 = ignored
-    confidence: Tensor | None  # float32 (H, W), the CRF's probability of the label; None without a CRF
-
-
 def refined_masks(
     images: Sequence[Tensor],
     cams: Sequence[ClassMaps],
     sizes: Sequence[tuple[int, int]],
     settings: RefineSettings,
     edges: Sequence[Tensor] | None = None,
-) -> list[RefinedMask]:
-    """The masks of images.
+    propose: Propose | None = None,
+) -> list[Tensor]:
+    """The masks of images: uint8 (H, W) each, class ids of the CAMs, 0 = background, 255 = ignored.
 
     Args:
         images: uint8 (H', W', 3), RGB, at the size of refinement; not used by `argmax`.
         cams: of each image, in [0, 1], on any grid.
         sizes: (H, W) of each mask.
         edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each image, for methods with a random walk.
+        propose: for the method `proposals`.
     """
     maps = list(cams)
     if settings.walks:
@@ -100,15 +95,18 @@ def refined_masks(
             own.resized(_size(image)).with_background(settings.background_threshold)
             for own, image in zip(maps, images, strict=True)
         ]
-        maps = [
-            ClassMaps(own.ids, dense_crf(image, own.maps**settings.crf_power, settings.crf))
+        posteriors = [
+            dense_crf(image, own.maps**settings.crf_power, settings.crf)
             for own, image in zip(maps, images, strict=True)
         ]
+        if propose is not None:
+            posteriors = [
+                named(posterior, propose(image, own.ids, own.maps, posterior))
+                for image, own, posterior in zip(images, maps, posteriors, strict=True)
+            ]
+        maps = [ClassMaps(own.ids, posterior) for own, posterior in zip(maps, posteriors, strict=True)]
     final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
-    whole = [own.with_background(settings.background_threshold) for own in final]
-    return [
-        RefinedMask(own.labels(settings.ignore_below), own.maps.amax(0) if settings.uses_crf else None) for own in whole
-    ]
+    return [own.with_background(settings.background_threshold).labels(settings.ignore_below) for own in final]
 
 
 def _walked(

@@ -8,7 +8,7 @@ from tag2mask.core.fields import Checked, setting
 from tag2mask.refine.crf import ColourCrf, PublishedCrf
 from tag2mask.refine.random_walk import BETA
 
-Method = Literal["argmax", "crf", "irn", "irn+crf"]
+Method = Literal["argmax", "crf", "irn", "irn+crf", "proposals"]
 
 WALK_POWER = 1.5
 """The power to which CAMs are raised before the random walk. Source: SIPE."""
@@ -44,7 +44,8 @@ class RefineSettings(Checked):
 
     Attributes:
         method: `argmax` takes the class with the highest CAM at each pixel; `crf` the most probable class of a dense
-            CRF over the CAMs; `irn` the highest CAM after a random walk that stops at edges; `irn+crf` both.
+            CRF over the CAMs; `irn` the highest CAM after a random walk that stops at edges; `irn+crf` both;
+            `proposals` masks of a model of the SAM family, each with the class that the CRF finds in it.
         cams: the kind of CAM to refine.
         background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`);
             with `irn` it is `walk.background_level`.
@@ -52,7 +53,8 @@ class RefineSettings(Checked):
         crf_power: the power to which CAMs are raised to become its probabilities.
         ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);
             null keeps every label. Needs a method with a CRF.
-        save_probabilities: also write the probability of each pixel's label. Needs a method with a CRF.
+        proposals: the model of `proposals`, as a name on the hub or a folder of `transformers`: a SAM 2, SAM, SAM-HQ or
+            EdgeTAM, asked by points and boxes; or a SAM 3, asked by the phrases of the image's tags (`seeds.prompts`).
         walk: of the random walk.
         long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
             null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are
@@ -66,7 +68,7 @@ class RefineSettings(Checked):
     crf: ColourCrf = field(default_factory=ColourCrf)
     crf_power: float = setting(1.0, above=0)
     ignore_below: float | None = setting(None, low=0, high=1, null="null keeps every label")
-    save_probabilities: bool = False
+    proposals: str = setting("facebook/sam2.1-hiera-tiny", path=True)
     walk: WalkSettings = field(default_factory=WalkSettings)
     long_side: int | None = setting(1024, low=32)
     batch_size: int = setting(4, low=1, affects=False)
@@ -75,12 +77,9 @@ class RefineSettings(Checked):
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
-        problems = []
-        if self.ignore_below is not None and not self.uses_crf:
-            problems.append(f"ignore_below needs the probabilities of a CRF, which method {self.method} does not have")
-        if self.save_probabilities and not self.uses_crf:
-            problems.append(f"save_probabilities needs a CRF, which method {self.method} does not have")
-        return problems
+        if self.ignore_below is None or self.uses_crf:
+            return []
+        return [f"ignore_below needs the probabilities of a CRF, which method {self.method} does not have"]
 
     @property
     def has_background(self) -> bool:
@@ -90,7 +89,7 @@ class RefineSettings(Checked):
     @property
     def uses_crf(self) -> bool:
         """Whether the method has a dense CRF."""
-        return self.method in ("crf", "irn+crf")
+        return self.method in ("crf", "irn+crf", "proposals")
 
     @property
     def walks(self) -> bool:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 TRAIN_NETWORK = "train/network.safetensors"
 EDGE_NETWORK = "edges/network.safetensors"
 EDGE_LABELS = "edges/labels"
-LABEL_CONFIDENCE = "refine/confidence"
 WHOLE = "all"
 """The split name of figures of data without splits."""
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import write_class_ids
@@ -14,12 +15,14 @@ from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.masks import refined_masks
+from tag2mask.refine.proposal_models import find_proposal_model, load_proposals, proposal_fingerprint
+from tag2mask.refine.proposals import Propose
 from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
+from tag2mask.runs.run_folder import EDGE_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
@@ -49,9 +52,7 @@ class Refine(Stage):
         """The settings that the method reads."""
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
-        unread = set[str]()
-        if not settings.save_probabilities:
-            unread.add("save_probabilities")
+        unread = {"proposals"}
         if not settings.uses_crf:
             unread |= {"crf", "crf_power", "ignore_below"}
         if settings.method == "argmax":
@@ -60,12 +61,18 @@ class Refine(Stage):
             unread.add("background_threshold")
         if settings.has_background:
             walk.pop("background_level")
-        read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
+        refine = {key: value for key, value in refine.items() if key not in unread}
+        if settings.method == "proposals":
+            words = read_prompts(config.seeds.prompts, images.classes)
+            refine |= proposal_fingerprint(settings.proposals, words)
+        read = {"refine": refine}
         return read | ({"walk": walk} if settings.walks else {})
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Check the CAMs."""
+        """Check the CAMs and the model of proposals."""
         require_cams(config, run, schedule)
+        if config.refine.method == "proposals" and ("refine" in schedule.restarted or not run.has_record("refine")):
+            find_proposal_model(config.refine.proposals)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The missing masks."""
@@ -91,23 +98,26 @@ class Refine(Stage):
             named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in thresholds.items())
             result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")
         todo = stale(mine, cams, run / "masks", thresholds)
+        propose = _propose(config, images, device, console) if config.refine.method == "proposals" and todo else None
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
                 pixels = [each.image for each in batch]
                 edges = None if network is None else [_edge(network, image) for image in pixels]
-                masks = refined_masks(
-                    pixels, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
-                )
+                cams_of, sizes = [each.cams for each in batch], [each.size for each in batch]
+                masks = refined_masks(pixels, cams_of, sizes, config.refine, edges, propose)
                 for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                     if edges is not None:
                         write_fractions(run / f"refine/edges/{each.item.id}.png", edges[number].cpu().numpy())
-                    if config.refine.save_probabilities and mask.confidence is not None:
-                        write_fractions(run / f"{LABEL_CONFIDENCE}/{each.item.id}.png", mask.confidence.cpu().numpy())
-                    write_mask(run / f"masks/{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
+                    write_mask(run / f"masks/{each.item.id}.png", mask.cpu().numpy(), made_from=each.origin)
                     result.done += 1
                 advance(result.done)
         return result
+
+
+def _propose(config: Config, images: ImageSet, device: torch.device, console: Console) -> Propose:
+    words = read_prompts(config.seeds.prompts, images.classes)
+    return load_proposals(config.refine.proposals, words, device, notify=partial(console.print, highlight=False))
 
 
 def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:

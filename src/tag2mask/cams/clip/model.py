@@ -227,7 +227,7 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
 
 
 def load_text_model(
-    name: str, classes: Mapping[str, tuple[str, str]], *, notify: Notify | None = None
+    name: str, classes: Mapping[str, tuple[str, str]], setting: str = "seeds.model", *, notify: Notify | None = None
 ) -> tuple[Any, Any, Path]:
     """A text-image model with its tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
 
@@ -240,14 +240,14 @@ def load_text_model(
     """
     import transformers
 
-    model, folder = load_pretrained(name, classes, "seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
+    model, folder = load_pretrained(name, classes, setting, also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
     is_tips = model.config.model_type == "tipsv2"
     kind = transformers.Tipsv2Tokenizer if is_tips else transformers.CLIPTokenizer
     if not (folder / "tokenizer.json").is_file():
         parts = ("tokenizer.model",) if is_tips else ("vocab.json", "merges.txt")
-        if not all((folder / name).is_file() for name in parts):  # the library would read it as one without words
+        if not all((folder / part).is_file() for part in parts):  # the library would read it as one without words
             wanted = " and ".join(parts)
-            raise UsageError(f"seeds.model: {folder} has no tokenizer.json and no {wanted}; fetch the model again")
+            raise UsageError(f"{setting}: {folder} has no tokenizer.json and no {wanted}; fetch the model again")
         if is_tips:
             _check_sentencepiece(folder)
     try:
@@ -256,9 +256,9 @@ def load_text_model(
         if is_machine_error(error):
             raise
         reason = library_reason(error)
-        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
+        raise Tag2maskError(f"{setting}: {folder} could not be loaded ({reason}); fetch it again") from error
     if len(tokenizer) > model.config.text_config.vocab_size:
-        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
+        raise Tag2maskError(f"{setting}: the tokenizer in {folder} has more tokens than the model; fetch it again")
     return model, tokenizer, folder
 
 
