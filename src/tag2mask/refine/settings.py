@@ -46,8 +46,8 @@ class RefineSettings(Checked):
         method: `argmax` takes the class with the highest CAM at each pixel; `crf` the most probable class of a dense
             CRF over the CAMs; `irn` the highest CAM after a random walk that stops at edges; `irn+crf` both.
         cams: the kind of CAM to refine.
-        background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`);
-            with `irn` it is `walk.background_level`.
+        background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`,
+            `words`); with `irn` it is `walk.background_level`.
         crf: of the dense CRF.
         crf_power: the power to which CAMs are raised to become its probabilities.
         ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);

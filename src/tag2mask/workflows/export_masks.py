@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import read_json
-from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.classes import require_classes_in
 from tag2mask.data.dataset import find_images, open_images
 from tag2mask.export.formats.registry import MaskSource
 from tag2mask.runs.config import Config
@@ -102,8 +102,4 @@ def _classes(config: Config) -> tuple[str, ...]:
         raise UsageError(
             "nothing says what the classes are; name them with --data.classes, or the data with --data.root"
         )
-    classes, problems = read_classes(config.data.classes)
-    problems = [*problems, *class_problems(classes or (), "data.classes")]
-    if classes is None or problems:
-        raise UsageError(first_five(problem.message for problem in problems))
-    return classes
+    return require_classes_in(config.data.classes)
