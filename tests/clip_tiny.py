@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,7 +78,7 @@ def slow_clip_es(
     background_text_features: Tensor,
     threshold: float,
     blocks: int,
-    quirk: bool,
+    affinity: str,
 ) -> list[Slow]:
     """CLIP-ES for one image (3, H, W): a forward and a backward pass of the whole last block for each class."""
     model = deepcopy(model).double().requires_grad_(False)
@@ -98,7 +99,7 @@ def slow_clip_es(
     competitors = torch.cat([texts[classes], background_text_features]).double()
     for number, _ in enumerate(classes):
         normed = last.layer_norm1(tokens).detach().requires_grad_()
-        attended, weights = last.self_attn(normed)
+        attended, own_attention = last.self_attn(normed)
         x = tokens + attended
         x = x + last.mlp(last.layer_norm2(x))
         feature = model.visual_projection(vision.post_layernorm(x)[0, 1:].mean(0))
@@ -107,17 +108,30 @@ def slow_clip_es(
         (gradient,) = torch.autograd.grad(probability, normed)
         raw = (normed[0, 1:] @ gradient[0, 1:].mean(0)).detach().clamp(min=0).numpy()
         gradcam = stretched(raw)
-        maps = [*attention, weights[0].mean(0).detach()][-blocks:]
-        affinity = np.mean([own[1:, 1:].numpy() for own in maps], axis=0)
+        maps = [*attention, own_attention[0].mean(0).detach()][-blocks:]
+        weights = np.mean([own[1:, 1:].numpy() for own in maps], axis=0)
         for _ in range(3):
-            affinity = affinity / affinity.sum(0, keepdims=True)
-            affinity = affinity / affinity.sum(1, keepdims=True)
-        affinity = (affinity + affinity.T) / 2
-        squared = affinity @ affinity
-        boxed = gradcam * slow_boxes(gradcam.reshape(h, w), threshold, quirk).ravel()
+            weights = weights / weights.sum(0, keepdims=True)
+            weights = weights / weights.sum(1, keepdims=True)
+        weights = (weights + weights.T) / 2
+        if affinity == "cda":
+            features = F.normalize(model.visual_projection(vision.post_layernorm(x)[0, 1:]), dim=1).detach()
+            every = torch.cat([texts, background_text_features]).double()
+            weights = slow_distribution_affinity((model.logit_scale.exp() * features @ every.T).softmax(1).numpy())
+        squared = weights @ weights
+        boxed = gradcam * slow_boxes(gradcam.reshape(h, w), threshold, affinity == "caa-published").ravel()
         cam = stretched(squared @ boxed)
         found.append(Slow(gradcam.reshape(h, w), cam.reshape(h, w), probability.item()))
     return found
+
+
+def slow_distribution_affinity(shares: np.ndarray) -> np.ndarray:
+    """exp(-JSD / 0.1) of every pair of patches, from their class distributions (n, C), by SciPy; rows have sum 1."""
+    weights = np.empty((len(shares), len(shares)))
+    for i, own in enumerate(shares):
+        for j, other in enumerate(shares):
+            weights[i, j] = np.exp(-(jensenshannon(own, other) ** 2) / 0.1)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
@@ -187,4 +201,65 @@ def tiny_clipseg_folder(folder: Path, model: Any) -> Path:
     tiny_folder(folder, model)
     preprocessing = {"size": 64, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
+    return folder
+
+
+def tiny_sam3(seed: int = 0) -> Any:
+    """A `Sam3Model` with an image encoder of 2 blocks, for 56 x 56 pixels and masks of 32 x 32."""
+    from transformers import Sam3Config, Sam3Model
+
+    wide = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    small = {**wide, "num_layers": 2}
+    encoder = {**wide, "num_hidden_layers": 2, "image_size": 56, "patch_size": 7, "window_size": 4}
+    encoder |= {"model_type": "sam3_vit_model", "global_attn_indexes": [1], "pretrain_image_size": 28}
+    config = Sam3Config(
+        vision_config={"model_type": "sam3_vision_model", "backbone_config": encoder, "fpn_hidden_size": 32},
+        text_config={**tiny_model(seed).config.text_config.to_dict(), "projection_dim": 16},
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Sam3Model._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return model.eval()
+
+
+def tiny_tips(seed: int = 0) -> Any:
+    """A `Tipsv2Model` with an image encoder of 3 blocks, made for 28 x 28 pixels in patches of 7."""
+    from transformers import Tipsv2Config, Tipsv2Model
+
+    common = {"hidden_size": 32, "num_attention_heads": 4}
+    vision = {**common, "num_hidden_layers": 3, "image_size": 28, "patch_size": 7, "mlp_ratio": 2}
+    text = {**common, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": len(_TIPS_TOKENS)}
+    config = Tipsv2Config(vision_config=vision, text_config=text, temperature_init_value=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Tipsv2Model._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+_TIPS_TOKENS = ("<pad>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz.,")
+
+
+def tiny_tips_folder(folder: Path, model: Any) -> Path:
+    """The model as a folder of `transformers`, with its tokenizer, which knows letters."""
+    from safetensors.torch import load_file, save_file
+    from transformers import Tipsv2Tokenizer
+
+    model.save_pretrained(folder)
+    vocabulary = {token: number for number, token in enumerate(_TIPS_TOKENS)}
+    Tipsv2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["temperature"]  # which the published weights lack
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder

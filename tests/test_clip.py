@@ -8,9 +8,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from clip_tiny import PATCH, slow_boxes, slow_clip_es, tiny_folder, tiny_model
+from clip_tiny import PATCH, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
 from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
-from tag2mask.cams.clip.clip_es import box_masks, min_max_normalised
+from tag2mask.cams.clip.clip_es import Affinity, box_masks, distribution_affinity, min_max_normalised
+from tag2mask.cams.seed_models import text_ensembles
 from tag2mask.core.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
@@ -41,11 +42,11 @@ def tags_of(rows: list[list[int]], classes: int) -> Tensor:
 TAGS = [[2], [0, 1, 2, 3, 4, 5], [1, 4], [], [5]]
 
 
-@pytest.mark.parametrize("quirk", [False, True], ids=["whole-boxes", "published-boxes"])
+@pytest.mark.parametrize("affinity", ["caa", "caa-published", "cda"])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("rivals", [4, 1])
 def test_agrees_with_the_slow_version(
-    quirk: bool, activation: str, rivals: int, monkeypatch: pytest.MonkeyPatch
+    affinity: Affinity, activation: str, rivals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tag2mask.cams.clip.clip_es.ATTENTION_BLOCKS", 3)
     model = tiny_model(0, activation=activation)
@@ -56,11 +57,11 @@ def test_agrees_with_the_slow_version(
         tags_of(TAGS, 6),
         texts,
         others,
-        boxes="published" if quirk else "whole",
+        affinity=affinity,
     )
     flat = 0
     for image, classes, own, grid in zip(images, TAGS, found, GRIDS, strict=True):
-        expected = slow_clip_es(model, image, classes, texts, others, 0.4, 3, quirk)
+        expected = slow_clip_es(model, image, classes, texts, others, 0.4, 3, affinity)
         assert own.labels == tuple(classes) and own.cams.shape == (len(classes), *grid)
         for number, slow in enumerate(expected):
             assert float(own.probability[number]) == pytest.approx(slow.probability, abs=1e-5)
@@ -90,12 +91,28 @@ def test_images_without_tags_and_classes_without_rivals() -> None:
     assert alone.cams.isfinite().all()
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("affinity", ["caa", "cda"])
+def test_an_image_does_not_depend_on_its_batch(affinity: Affinity) -> None:
     clip, texts, others, images = Clip(tiny_model(1)), unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS)
-    together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others)
+    together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others, affinity=affinity)
     for number, image in enumerate(images):
-        (alone,) = clip_cams(clip, [image], tags_of(TAGS, 6)[number : number + 1], texts, others)
+        (alone,) = clip_cams(clip, [image], tags_of(TAGS, 6)[number : number + 1], texts, others, affinity=affinity)
         torch.testing.assert_close(alone.cams, together[number].cams, rtol=0, atol=1e-5)
+
+
+def test_class_distribution_affinity_in_chunks_and_of_sure_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 8 * torch.randn(2, 9, 5, generator=generator)
+    logits[0, :3] = torch.tensor([900.0, 0, 0, 0, 0])  # probabilities of 0 and 1
+    logits[0, 3] = torch.tensor([0, 900.0, 0, 0, 0])
+    valid = torch.arange(9) < torch.tensor([[9], [6]])
+    found = distribution_affinity(logits, valid)
+    for own, shares, count in zip(found, logits.double().softmax(2).numpy(), (9, 6), strict=True):
+        np.testing.assert_allclose(own[:count, :count], slow_distribution_affinity(shares[:count]), atol=1e-5)
+        assert own[count:].sum() == own[:, count:].sum() == 0
+    assert found[0, 0, 1] == found[0, 0, 0] and found[0, 0, 3] / found[0, 0, 0] == pytest.approx(2**-10, rel=1e-3)
+    monkeypatch.setattr("tag2mask.cams.clip.clip_es._LARGEST_CHUNK", 200)
+    torch.testing.assert_close(distribution_affinity(logits, valid), found, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -129,7 +146,7 @@ def test_boxes_by_hand() -> None:
     cam[0, 0], cam[1, 1], cam[3, 4], cam[0, 4] = 1.0, 0.8, 0.9, 0.3
     mask = box_masks(cam.view(1, -1), [(4, 5)], 0.4).view(4, 5).int().tolist()
     assert mask == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
-    published = box_masks(cam.view(1, -1), [(4, 5)], 0.4, "published").view(4, 5).int().tolist()
+    published = box_masks(cam.view(1, -1), [(4, 5)], 0.4, cut=True).view(4, 5).int().tolist()
     assert published == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert not box_masks(torch.zeros(1, 20), [(4, 5)], 0.4).any()
 
@@ -142,7 +159,7 @@ def test_boxes_are_those_of_the_published_levels() -> None:
         raw = gaussian_filter(raw, 1.5) if number % 2 else raw
         threshold, quirk = (0.4, 0.7)[number // 2 % 2], bool(number // 4 % 2)
         cam = min_max_normalised(torch.from_numpy(raw).view(1, -1), torch.ones(1, raw.size, dtype=torch.bool))
-        found = box_masks(cam, [shape], threshold, "published" if quirk else "whole").view(shape)
+        found = box_masks(cam, [shape], threshold, cut=quirk).view(shape)
         np.testing.assert_array_equal(found, slow_boxes(raw, threshold, quirk), err_msg=f"map {number}")
 
 
@@ -216,9 +233,24 @@ def test_words_of_voc_and_coco() -> None:
     voc = read_prompts("voc", ("bird", "person", "dog"))
     assert voc.prompts == ("bird avian", "person with clothes,people,human", "dog")
     assert len(voc.background) == 25 and voc.notices == ()
-    assert voc.sentences()[0] == "a clean origami bird avian." and len(voc.sentences()) == 28
+    assert voc.sentences()[0] == ["a clean origami bird avian."] and len(voc.sentences()) == 28
+    assert voc.sentences()[1] == ["a clean origami person with clothes,people,human."]
     coco = read_prompts("coco", ("snowboard", "hair drier", "stop sign", "keyboard"))
     assert coco.prompts[:2] == ("snowboard", "hairdrier,blowdrier") and len(coco.background) == 23
+
+
+def test_a_list_of_phrases_is_an_ensemble_and_a_text_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "words.yaml"
+    words = "{rust: ['rusty metal, corroded', corrosion], moss: 'moss, lichen'}"
+    file.write_text(f"template: a photo of {{}}\nclasses: {words}\n")
+    clip = load_clip(str(tiny_folder(tmp_path / "clip", tiny_model())))
+    prompts = read_prompts(str(file), ("rust", "moss"))
+    assert prompts.phrases() == ([0, 0, 1, 1], ["rusty metal, corroded", "corrosion", "moss", "lichen"])
+    texts, background = text_ensembles(clip, prompts)
+    sentences = ["a photo of rusty metal, corroded", "a photo of corrosion", "a photo of moss, lichen"]
+    one, two, whole = (clip.text_features([sentence])[0] for sentence in sentences)
+    torch.testing.assert_close(texts, torch.stack([(one + two) / (one + two).norm(), whole]))
+    assert len(background) == len(prompts.background) == 25
 
 
 def test_a_background_word_that_is_a_class_is_dropped_with_a_notice() -> None:
@@ -235,8 +267,13 @@ def test_words_from_a_file(tmp_path: Path) -> None:
         "background: [sky, corrosion, sky]\n"
     )
     prompts = read_prompts(str(file), ("rust", "crack"))
-    assert prompts.prompts == ("rusty metal,corrosion", "crack") and prompts.background == ("sky",)
-    assert prompts.sentences() == ["a photo of rusty metal,corrosion", "a photo of crack", "a photo of sky"]
+    assert prompts.prompts == (("rusty metal", "corrosion"), "crack") and prompts.background == ("sky",)
+    assert prompts.sentences() == [
+        ["a photo of rusty metal", "a photo of corrosion"],
+        ["a photo of crack"],
+        ["a photo of sky"],
+    ]
+    assert prompts.phrases() == ([0, 0, 1], ["rusty metal", "corrosion", "crack"])
     assert len(prompts.notices) == 1
 
 
@@ -250,6 +287,8 @@ def test_words_from_a_file(tmp_path: Path) -> None:
         ("background: sky", "should be a list"),
         ("background: [yes, sky]", "put yes, no and numbers in quotes"),
         ("classes: {rust: 3}", "words should be texts, or lists of texts; put these in quotes: rust: 3"),
+        ("classes: {rust: []}", "words should be texts, or lists of texts; put these in quotes: rust: []"),
+        ("classes: {rust: [rusty, no]}", "words should be texts, or lists of texts; put these in quotes: rust: "),
         ("classes: [rust]", "should be lines of `name: words`"),
         ("- 1", "should hold template, classes, background"),
         ("a: [", "could not be read as YAML"),

@@ -1,5 +1,6 @@
 """Base CAMs from CLIPSeg: agreement with the library phrase by phrase, and the stage `seeds` with it."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.seed_models import SeedModel, load_seed_model
+from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import read_cam
 from tag2mask.data.dataset import open_images
+from tag2mask.data.images import read_image
 from tag2mask.data.settings import DataSettings
 
 WORDS = "classes:\n  dab: dab, small dab fish\n  fen: fen\n"
@@ -73,6 +76,7 @@ def test_maps_are_those_of_the_library(folder: Path, words: Path) -> None:
             highest = torch.stack(slow).amax(0)
             torch.testing.assert_close(each, highest, rtol=0, atol=1e-5)
             torch.testing.assert_close(cam, highest / highest.max(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seeds.scores(prepared)[0], absolute[0][1].amax((1, 2)))
 
 
 def test_the_stage_makes_a_cam_for_each_tag_and_resumes(
@@ -96,6 +100,23 @@ def test_the_stage_makes_a_cam_for_each_tag_and_resumes(
     assert {name: data for name, data in files_of(tmp_path / "sharded/seeds").items() if name.endswith(".npz")} == {
         name: data for name, data in whole.items() if name.endswith(".npz")
     }
+
+
+def test_suggested_tags_are_the_classes_with_a_high_probability_somewhere(
+    scenes: Path, folder: Path, words: Path, tmp_path: Path
+) -> None:
+    table, images = tmp_path / "suggested.csv", scenes / "train"
+    given = ("--seeds.model", str(folder), "--seeds.prompts", str(words), "--threshold", "0.6", "--device", "cpu")
+    assert main(["tags", str(images), "--classes", "dab,fen", "--table", str(table), "--workers", "0", *given]) == 0
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    seeds = _seed_model(folder, words)
+    for row in rows:
+        scores = seeds.scores([seeds.model.prepare(read_image(images / row["image"]))])[0].tolist()
+        assert [float(row["score: dab"]), float(row["score: fen"])] == pytest.approx(scores, abs=1e-3)
+        assert row["suggested"] == ";".join(
+            name for name, score in zip(("dab", "fen"), scores, strict=True) if score >= 0.6
+        )
+    assert len(rows) == 10
 
 
 def test_what_is_refused(folder: Path, words: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from clip_tiny import tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model
+from clip_tiny import tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model, tiny_sam3
 from run_tiny import Capture, files_of
 from tag2mask import Run, masks
 from tag2mask.cams.clip.prompts import read_prompts
@@ -148,27 +148,31 @@ def test_corrected_tags_are_asked_for(made: tuple[Path, Path], model: Path, tmp_
     assert found[0]["image"] == "plain" and all(each["agreement"] == 1 for each in found[1:])
 
 
-def test_a_voc_root_has_classes_and_ground_truth(model: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_sam3_in_a_voc_root_with_ground_truth(tmp_path: Path, capsys: Capture) -> None:
     """Tags of the data set are not read, found ones do not contradict the ground truth, and figures are right."""
-    root = tmp_path / "voc"
+    root, sam3 = tmp_path / "voc", tiny_folder(tmp_path / "sam3", tiny_sam3(3))
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         (root / "JPEGImages").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(root / f"JPEGImages/{number}.png")
-        write_mask(root / f"SegmentationClass/{number}.png", np.full((40, 60), 9, np.uint8))
+        write_mask(root / f"SegmentationClass/{number}.png", np.full((40, 60), 17, np.uint8))
     (root / "ImageSets/Segmentation").mkdir(parents=True)
     (root / "ImageSets/Segmentation/val.txt").write_text("0\n1\n")
-    out = tmp_path / "run"
-    assert main(["masks", str(root), "--data.split", "val", "--model", str(model), "--out", str(out), "--json"]) == 0
+    outs = [tmp_path / name for name in ("a", "b")]
+    for out, threshold in zip(outs, ("0.5", "0.6"), strict=True):
+        of_model = ("--model", str(sam3), "--refine.background_threshold", threshold, "--workers", "0")
+        assert main(["masks", str(root), "--data.split", "val", "--out", str(out), *of_model]) == 0
+        assert sorted(path.name for path in (out / "masks").glob("*.png")) == ["0.png", "1.png"]
+        figures = json.loads((out / "metrics.json").read_text())["refine"]["val"]["argmax"]
+        right = [(read_mask(out / f"masks/{number}.png") == 17).mean() for number in range(2)]
+        assert figures["images"] == 2 and figures["pixel_accuracy"] == pytest.approx(np.mean(right))
     capsys.readouterr()
-    assert sorted(path.name for path in (out / "masks").glob("*.png")) == ["0.png", "1.png"]
-    figures = json.loads((out / "metrics.json").read_text())["refine"]["val"]["argmax"]
-    right = [(read_mask(out / f"masks/{number}.png") == 9).mean() for number in range(2)]
-    assert figures["images"] == 2 and figures["pixel_accuracy"] == pytest.approx(np.mean(right))
-    write_mask(tmp_path / "other/0.png", np.full((40, 60), 9, np.uint8))
-    assert main(["compare", str(out), str(tmp_path / "other"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["truth"]
-    assert found["better"] == "B" and found["b"]["miou"] == 1
+    assert main(["compare", *map(str, outs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 2 and 0 < found["pixels_that_differ"] < 1
+    for out, side in zip(outs, ("a", "b"), strict=True):
+        figures = json.loads((out / "metrics.json").read_text())["refine"]["val"]["argmax"]
+        assert found["truth"][side]["miou"] == pytest.approx(figures["miou"])
 
 
 def test_mistakes(made: tuple[Path, Path], model: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -184,7 +188,7 @@ def test_mistakes(made: tuple[Path, Path], model: Path, tmp_path: Path, capsys: 
     assert "finds their tags by itself" in refused(capsys, *table)
     clip = tiny_folder(tmp_path / "clip", tiny_model())
     said = refused(capsys, "masks", images, "--classes", "cat", "--model", clip, *new)
-    assert f"{clip} is a CLIP, which makes no masks by itself: use CLIPSeg or SAM 3" in said
+    assert f"{clip} is a CLIP, which makes no masks by itself: use a CLIPSeg or a SAM 3" in said
     assert not (tmp_path / "run/config.yaml").exists()
     none = words(images, tmp_path / "run", model, "--refine.background_threshold", 0.99)
     assert "finds none of cat, tall dog in 5 images" in refused(capsys, *none, code=1)

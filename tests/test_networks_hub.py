@@ -23,6 +23,7 @@ from transformers import (
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, build_backbone
+from tag2mask.networks.backbones.hub import resolve_folder
 from tag2mask.networks.backbones.huggingface import PlainTransformer
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
@@ -203,3 +204,37 @@ def test_a_name_is_fetched_with_a_word_about_it(tmp_path: Path, monkeypatch: pyt
     assert all(word in said[0] for word in ("model.safetensors", "50.0 MiB", "https://huggingface.co/someone/some-vit"))
     build_backbone(settings, notify=said.append)
     assert len(said) == 1, "the second time it is in the cache"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("facebook/sam3", "GatedRepoError", "; licence: SAM License, gated: ask for access at https://hug"),
+        ("facebook/dinov3-vits16-pretrain-lvd1689m", "ConnectionError", "; licence: DINOv3 License, gated: ask for"),
+        ("google/tipsv2-b14", "ConnectionError", "; licence: Apache-2.0; give a folder"),
+        ("some/one", "GatedRepoError", "; it is gated: ask for access at https://huggingface.co/some/one and log in"),
+        ("some/one", "RepositoryNotFoundError", "no such model, or shows it only after `hf auth login`; give a"),
+        ("some/one", "ConnectionError", "(ConnectionError: away); give a folder"),
+    ],
+)
+def test_a_refusal_says_licence_gate_and_cause(
+    name: str, error: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind = getattr(errors, error, ConnectionError)
+    said: list[str] = []
+
+    def snapshot_download(_: str, *, local_files_only: bool = False, **__: object) -> str:
+        raise errors.LocalEntryNotFoundError("nothing") if local_files_only else kind.__new__(kind, "away")
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="config.json", size=9)])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    with pytest.raises(Tag2maskError) as caught:
+        resolve_folder(name, weights=True, setting="seeds.model", notify=said.append)
+    assert words in str(caught.value) and str(caught.value).endswith("as `--seeds.model FOLDER`")
+    assert ("licence: " in said[0]) == (name != "some/one")

@@ -9,13 +9,15 @@ import torch
 import yaml
 from PIL import Image
 
-from clip_tiny import PATCH, tiny_folder, tiny_model
+from clip_tiny import PATCH, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model
 from run_tiny import Capture, figures, files_of, run, words
-from tag2mask.cams.clip import load_clip
+from tag2mask.cams.clip import load_clip, read_prompts
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.settings import SeedSettings
+from tag2mask.cams.seed_models import _CLASSES, READ_BY_MODEL, seed_fingerprint
 from tag2mask.cli import main
+from tag2mask.core.provenance import UNKNOWN
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.dataset import open_images
 from tag2mask.data.loading.datasets import TrainingSet
@@ -75,6 +77,41 @@ def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tm
     said = capsys.readouterr().err
     assert "seeds.background was" in said and "--restart seeds" in said
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
+
+
+def test_changed_files_of_the_model_stop_the_stage(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
+    model, out = tmp_path / "clip", tmp_path / "run"
+    shutil.copytree(clip, model)
+    assert run("seeds", scenes, out, seeds__model=str(model)) == 0
+    shutil.copytree(model, tmp_path / "away")
+    shutil.rmtree(model)
+    assert run("seeds", scenes, out, seeds__model=str(model)) == 0, "nothing is missing, so the model is not needed"
+    shutil.copytree(tmp_path / "away", model)
+    assert run("seeds", scenes, out, seeds__model=str(model)) == 0
+    for name, change in (("preprocessor_config.json", "{}"), ("model.safetensors", tiny_model(4))):
+        if isinstance(change, str):
+            (model / name).write_text(change)
+        else:
+            change.save_pretrained(model)
+        capsys.readouterr()
+        assert run("seeds", scenes, out, seeds__model=str(model)) == 2
+        assert "seeds.model_files was" in capsys.readouterr().err
+        shutil.rmtree(model)
+        shutil.copytree(tmp_path / "away", model)
+
+
+def test_the_fingerprint_of_a_model_holds_what_it_reads(clip: Path, tmp_path: Path) -> None:
+    assert READ_BY_MODEL.keys() == _CLASSES.keys()
+    prompts = read_prompts(None, ("cat", "dog"))
+    known = seed_fingerprint(SeedSettings(model=str(clip)), prompts)
+    assert {"affinity", "box_threshold", "long_side", "background", "template"} < known.keys()
+    assert known != seed_fingerprint(SeedSettings(model=str(clip), affinity="cda"), prompts)
+    clipseg = str(tiny_clipseg_folder(tmp_path / "clipseg", tiny_clipseg(3)))
+    one = seed_fingerprint(SeedSettings(model=clipseg), prompts)
+    other = seed_fingerprint(SeedSettings(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7), prompts)
+    assert one == other and one != seed_fingerprint(SeedSettings(model=clipseg), read_prompts(None, ("cat", "cow")))
+    absent = seed_fingerprint(SeedSettings(model="someone/not-here"), prompts)
+    assert absent.pop("model") == "someone/not-here" and set(absent.values()) == {UNKNOWN}
 
 
 def test_clashes_are_noted(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -270,15 +307,17 @@ def test_suggestions_are_a_table_for_review(scenes: Path, clip: Path, tmp_path: 
         "image",
         "suggested",
         "reviewed",
-        *(f"{k}: {n}" for n in ("cat", "dog", "brown horse") for k in ("score", "by image", "by patch")),
+        *(f"score: {name}" for name in ("cat", "dog", "brown horse")),
     ]
     assert len(lines) == 11
     for _, suggested, reviewed, *numbers in lines[1:]:
-        scores = np.array(numbers, dtype=float).reshape(3, 3)
-        np.testing.assert_allclose(scores[:, 0], scores[:, 1:].mean(1), atol=1e-3)
-        names = [name for name, score in zip(("cat", "dog", "brown horse"), scores[:, 0], strict=True) if score >= 0.5]
+        scores = [float(number) for number in numbers]
+        names = [name for name, score in zip(("cat", "dog", "brown horse"), scores, strict=True) if score >= 0.5]
         assert suggested.split(";") == names or (suggested == "" and not names)
         assert reviewed == ""
+    (words := tmp_path / "words.yaml").write_text("background: []")
+    alone = (*given[:-1], str(tmp_path / "other.csv"), "--seeds.prompts", str(words))
+    assert suggest(*alone) == 2 and "there are none; list some" in " ".join(capsys.readouterr().err.split())
     assert suggest(*given) == 2 and "a person may have reviewed it" in " ".join(capsys.readouterr().err.split())
 
 

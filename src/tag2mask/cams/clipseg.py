@@ -1,6 +1,5 @@
 """Base CAMs from CLIPSeg of `transformers`: a map for each phrase, from one pass of the image encoder per image."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.cams.clip.model import DTYPES, Precision
-from tag2mask.core.errors import UsageError, first_five
+from tag2mask.cams.inputs import model_input, tokens
 from tag2mask.networks.backbones.base import Colour
 
 _CELL = 4
@@ -56,23 +55,14 @@ class ClipSeg(nn.Module):
         return self.side // self.patch, self.side // self.patch
 
     def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
-        """An RGB image, uint8 (H, W, 3), as the model's input, float32 (3, side, side): bilinear, normalised.
-
-        The image is not cropped: it is stretched to a square, as in the model's training.
-        """
-        pixels = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR)
-        mean, std = (np.array(values, np.float32) for values in self.normalisation)
-        normalised = (np.asarray(pixels, dtype=np.float32) / 255 - mean) / std
-        return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+        """An RGB image, uint8 (H, W, 3), as the model's input, float32 (3, side, side), stretched as in training."""
+        return model_input(image, (self.side, self.side), self.normalisation, Image.Resampling.BILINEAR)
 
     @torch.no_grad()
     def text_features(self, phrases: Sequence[str]) -> Tensor:
         """(len(phrases), E) float32; a `UsageError` for phrases that are too long."""
         limit = int(self.model.config.text_config.max_position_embeddings)
-        long = [phrase for phrase in phrases if len(self.tokenizer(phrase)["input_ids"]) > limit]
-        if long:
-            raise UsageError(f"seeds.prompts: longer than the {limit} tokens that CLIPSeg reads: {first_five(long)}")
-        batch = self.tokenizer(list(phrases), padding=True, return_tensors="pt").to(self.device)
+        batch = tokens(self.tokenizer, phrases, limit, "CLIPSeg").to(self.device)
         features: Tensor = self.model.clip.get_text_features(**batch).pooler_output
         return features.float()
 
@@ -86,8 +76,11 @@ class ClipSeg(nn.Module):
             pairs: P pairs of an image and a phrase, both as indices.
 
         Returns:
-            (P, side, side) float32 in [0, 1], on the CPU.
+            (P, side / 4, side / 4) float32 in [0, 1], on the CPU.
         """
+        cells = self.side // _CELL
+        if not pairs:
+            return torch.zeros(0, cells, cells)
         vision = self.model.clip.vision_model
         dtype = self.model.decoder.film_mul.weight.dtype
         batch = torch.stack(list(images)).to(self.device, dtype)
@@ -98,34 +91,6 @@ class ClipSeg(nn.Module):
             own, phrases = (list(values) for values in zip(*pairs[start : start + _MOST_PHRASES], strict=True))
             texts = features[phrases].to(self.device, dtype)
             logits = self.model.decoder(tuple(each[own] for each in activations), texts).logits
-            found.append(logits.view(len(own), self.side, self.side).float().sigmoid().cpu())
-        return torch.cat(found) if found else torch.zeros(0, self.side, self.side)
-
-
-def clipseg_maps(
-    model: ClipSeg, images: Sequence[Tensor], asked: Tensor, features: Tensor, classes: Sequence[int]
-) -> list[tuple[tuple[int, ...], Tensor]]:
-    """How well each place fits the classes that are asked for: the highest map of a class's phrases.
-
-    Args:
-        images: each (3, side, side), of `ClipSeg.prepare`.
-        asked: (B, C) bool.
-        features: (T, E), of the phrases of all classes.
-        classes: T, the class of each phrase, from 0.
-
-    Returns:
-        for each image its classes, ascending, and their maps, (J, side / 4, side / 4) float32 in [0, 1], on the CPU.
-
-    Source: CLIPSeg for the maps; their maximum over phrases is ours.
-    """
-    pairs = [(image, phrase) for image in range(len(images)) for phrase, own in enumerate(classes) if asked[image, own]]
-    places = defaultdict[tuple[int, int], list[int]](list)  # of the maps of an image and a class
-    for place, (image, phrase) in enumerate(pairs):
-        places[image, classes[phrase]].append(place)
-    maps = F.avg_pool2d(model.probabilities(images, features, pairs)[:, None], _CELL)[:, 0]
-    found = []
-    for image in range(len(images)):
-        labels = tuple(torch.nonzero(asked[image])[:, 0].tolist())
-        own = [maps[places[image, label]].amax(0) for label in labels]
-        found.append((labels, torch.stack(own) if own else maps.new_zeros(0, *maps.shape[1:])))
-    return found
+            maps = logits.view(len(own), 1, self.side, self.side).float().sigmoid()
+            found.append(F.avg_pool2d(maps, _CELL)[:, 0].cpu())
+        return torch.cat(found)

@@ -2,17 +2,28 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from tag2mask.cams.clip.clip_es import clip_cams
-from tag2mask.cams.clip.model import Clip, load_text_model, model_precision
+from tag2mask.cams.clip.clip_es import class_scores, clip_cams
+from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.clipseg import ClipSeg, clipseg_maps
-from tag2mask.networks.backbones.hub import read_input_side, read_normalisation
+from tag2mask.cams.clipseg import ClipSeg
+from tag2mask.cams.phrases import phrase_maps
+from tag2mask.cams.sam3 import Sam3
+from tag2mask.cams.tips import Tips
+from tag2mask.core.errors import UsageError
+from tag2mask.core.fields import plain
+from tag2mask.core.provenance import UNKNOWN
+from tag2mask.networks.backbones.hub import local_folder, read_input_side, read_model_config, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.pretrained import model_digest
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
@@ -20,9 +31,43 @@ ImageCams = list[tuple[tuple[int, ...], Tensor]]
 MapMaker = Callable[[Sequence[Tensor], Tensor], ImageCams]
 """Makes maps of prepared images and their classes, (B, C) bool."""
 
+ScoreMaker = Callable[[Sequence[Tensor]], Tensor]
+"""Scores all classes in prepared images: (B, C) float32 in [0, 1], on the CPU."""
 
-_CLASSES = {"clip": ("CLIPConfig", "CLIPModel"), "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation")}
-"""The classes of `transformers` for the configuration and for the model, by the `model_type`."""
+
+class TextImageModel(Protocol):
+    """What the models have in common."""
+
+    def precision(self, name: Precision) -> object:
+        """Run the image side in fp32, bf16 or fp16."""
+
+    def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
+        """(h, w), the patches of an image of (H, W) pixels."""
+
+    def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
+        """An RGB image, uint8 (H, W, 3), as the model's input."""
+
+
+_CLASSES = {
+    "clip": ("CLIPConfig", "CLIPModel"),
+    "clipseg": ("CLIPSegConfig", "CLIPSegForImageSegmentation"),
+    "sam3": ("Sam3Config", "Sam3Model"),
+    "sam3_video": ("Sam3Config", "Sam3Model"),
+    "tipsv2": ("Tipsv2Config", "Tipsv2Model"),
+}
+"""The classes of `transformers` for the configuration and for the model, by the `model_type`.
+
+The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
+"""
+
+READ_BY_MODEL = {
+    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
+    "clipseg": ("prompts",),
+    "sam3": ("prompts",),
+    "sam3_video": ("prompts",),
+    "tipsv2": ("template", "prompts", "background", "long_side"),
+}
+"""The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +75,31 @@ class SeedModel:
     """A model that makes base CAMs.
 
     Attributes:
-        model: has `grid` and `prepare`.
         cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
+        scores: how sure the model is that an image has a class; a `UsageError` if it needs background words, and there
+            are none.
         probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
+        reads_background: whether background words compete with the classes.
     """
 
-    model: Clip | ClipSeg
+    model: TextImageModel
     cams: MapMaker
+    scores: ScoreMaker
     probabilities: MapMaker | None = None
+    reads_background: bool = False
+
+
+def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
+    """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
+
+    Of a model that is not on this machine, only the name is known.
+    """
+    folder, every = local_folder(settings.model), {name for names in READ_BY_MODEL.values() for name in names}
+    if folder is None:
+        return {"model": settings.model, **dict.fromkeys(("model_files", *sorted(every)), UNKNOWN)}
+    read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
+    values = {**plain(settings), **plain(prompts)}
+    return {"model": settings.model, "model_files": model_digest(folder), **{name: values[name] for name in read}}
 
 
 def load_seed_model(
@@ -50,41 +112,92 @@ def load_seed_model(
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
-    if model.config.model_type == "clip":
+    kind = model.config.model_type
+    if kind == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
-        side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
-        normalisation = read_normalisation(folder, "clipseg", "seeds.model")
-        found = _clipseg(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
+        normalisation = read_normalisation(folder, kind, "seeds.model")
+        if kind == "tipsv2":
+            found = _tips(Tips(model, tokenizer, normalisation).to(device), prompts)
+        elif kind == "sam3":
+            found = _by_phrases(Sam3(model, tokenizer, normalisation).to(device), prompts)
+        else:
+            side = read_input_side(folder, int(model.config.vision_config.patch_size), "seeds.model")
+            found = _by_phrases(ClipSeg(model, tokenizer, normalisation, side).to(device), prompts)
     found.model.precision(model_precision(settings.precision, device))
     return found
 
 
 def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
-    features = clip.text_features(prompts.sentences())
-    texts, background = features[: len(prompts.prompts)], features[len(prompts.prompts) :]
+    texts, background = text_ensembles(clip, prompts)
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
-            clip, images, tags, texts, background, box_threshold=settings.box_threshold, boxes=settings.boxes
+            clip, images, tags, texts, background, box_threshold=settings.box_threshold, affinity=settings.affinity
         )
         return [(own.labels, own.cams) for own in found]
 
-    return SeedModel(clip, cams)
+    def scores(images: Sequence[Tensor]) -> Tensor:
+        if not len(background):
+            raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
+        return torch.stack(class_scores(clip, images, texts, background)).mean(0)
+
+    return SeedModel(clip, cams, scores, reads_background=True)
 
 
-def _clipseg(clipseg: ClipSeg, prompts: Prompts) -> SeedModel:
+def text_ensembles(model: Any, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """The unit-length features of the classes, (C, E), and of the background words, (G, E), from a CLIP or a TIPSv2.
+
+    Those of several sentences are averaged and normalised again. Source: CLIP's ensembles of prompts.
+    """
+    groups = prompts.sentences()
+    features = model.text_features([sentence for own in groups for sentence in own])
+    means = torch.stack([own.mean(0) for own in features.split([len(own) for own in groups])])
+    both = F.normalize(means, dim=1)
+    return both[: len(prompts.prompts)], both[len(prompts.prompts) :]
+
+
+def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
+    """A CLIPSeg or a SAM 3."""
     classes, phrases = prompts.phrases()
-    features = clipseg.text_features(phrases)
-    return _of_maps(clipseg, lambda images, asked: clipseg_maps(clipseg, images, asked, features, classes))
+    texts = model.text_features(phrases)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        return phrase_maps(lambda pairs: model.probabilities(images, texts, pairs), asked, classes)
+
+    return _of_maps(model, probabilities, len(prompts.prompts))
 
 
-def _of_maps(model: ClipSeg, probabilities: MapMaker) -> SeedModel:
-    """A model whose maps are probabilities: base CAMs are these divided by their maximum. Source: ours."""
+def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
+    if not prompts.background:
+        raise UsageError("seeds.prompts: TIPSv2 compares with background words, and there are none; list some")
+    texts, background = text_ensembles(tips, prompts)
+
+    def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        labels = [tuple(torch.nonzero(own)[:, 0].tolist()) for own in asked]
+        return [
+            (own, tips.probabilities(image, texts[list(own)], background))
+            for image, own in zip(images, labels, strict=True)
+        ]
+
+    return _of_maps(tips, probabilities, len(prompts.prompts), reads_background=True)
+
+
+def _of_maps(
+    model: TextImageModel, probabilities: MapMaker, classes: int, *, reads_background: bool = False
+) -> SeedModel:
+    """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
+
+    Source: ours.
+    """
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         least = torch.finfo(torch.float32).tiny
         found = probabilities(images, tags)
         return [(labels, maps / maps.amax((1, 2), keepdim=True).clamp_min(least)) for labels, maps in found]
 
-    return SeedModel(model, cams, probabilities)
+    def scores(images: Sequence[Tensor]) -> Tensor:
+        asked = torch.ones(len(images), classes, dtype=torch.bool)
+        return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
+
+    return SeedModel(model, cams, scores, probabilities, reads_background)

@@ -21,6 +21,9 @@ PNG_KEY = "made-from"
 PREDICTION_KEY = "prediction"
 """The keyword of the chunk with the result of `predict` for the image, as JSON."""
 
+UNKNOWN = "unknown"
+"""A value of a fingerprint that cannot be found on this machine; it is not compared."""
+
 _BLOCK = 1 << 20
 
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

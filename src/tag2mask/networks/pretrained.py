@@ -1,6 +1,8 @@
 """Whole models of `transformers` with their weights: text-image models, and models that are asked for masks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import torch
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
-from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder
+from tag2mask.core.provenance import crc_of
+from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder, weight_files
 from tag2mask.networks.backbones.weights import Notify, library_reason
 
 
@@ -43,6 +46,11 @@ def load_pretrained(
     if (kind := values["model_type"]) not in classes:
         allowed = " or ".join(f"'{each}'" for each in classes)
         raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
+    if not all(hasattr(transformers, each) for each in classes[kind]):
+        raise UsageError(
+            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
+            "`pip install --upgrade transformers`"
+        )
     config_class, model_class = (getattr(transformers, each) for each in classes[kind])
     try:
         check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)
@@ -61,3 +69,17 @@ def load_pretrained(
         lacking = first_five(sorted(missing))
         raise Tag2maskError(f"{setting}: the weights in {folder} lack {lacking}; fetch them again")
     return model.eval().requires_grad_(False), folder
+
+
+def model_digest(folder: Path) -> str:
+    """A digest of the content of a model's files: configuration, preprocessor, tokenizer and weights."""
+    small = (path.name for path in folder.iterdir() if path.suffix in (".json", ".model", ".txt"))
+    paths = [folder / name for name in sorted({*small, *weight_files(folder)})]
+    contents = [(path.name, _crc(path, path.stat().st_size, path.stat().st_mtime_ns)) for path in paths]
+    return f"{zlib.crc32(repr(contents).encode()):08x}"
+
+
+@lru_cache
+def _crc(path: Path, size: int, modified: int) -> int:
+    """`crc_of`, once per command; size and time of the file tell its states apart."""
+    return crc_of(path)

@@ -23,6 +23,7 @@ from tag2mask.core.files import (
     write_json,
     write_text,
 )
+from tag2mask.core.provenance import UNKNOWN
 from tag2mask.data.classes import CLASS_IDS, write_class_ids
 from tag2mask.runs.config import Config, absolute, to_yaml
 
@@ -367,5 +368,5 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterabl
     def shown(values: Mapping[str, Any], name: str) -> str:
         return repr(values[name]) if name in values else "at its default"
 
-    changed = [name for name in names if before.get(name) != after.get(name)]
+    changed = [name for name in names if before.get(name) != after.get(name) and after.get(name) != UNKNOWN]
     return [f"{name} was {shown(before, name)} and is {shown(after, name)}" for name in changed]

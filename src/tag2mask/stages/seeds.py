@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import Clip, model_precision
+from tag2mask.cams.clip.model import model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import read_prompts
-from tag2mask.cams.clipseg import ClipSeg
-from tag2mask.cams.seed_models import load_seed_model
+from tag2mask.cams.seed_models import TextImageModel, load_seed_model, seed_fingerprint
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
@@ -24,7 +23,7 @@ from tag2mask.data.images import image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
 from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
-from tag2mask.runs.config import Config, plain
+from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
@@ -50,7 +49,7 @@ class Seeds(Stage):
 
     name = "seeds"
     outputs = ("seeds",)
-    version = 2
+    version = 3
     distribution = "shard"
     sections = ("seeds",)
     reads_images = True
@@ -61,15 +60,13 @@ class Seeds(Stage):
         return config.external.used
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """The source of imported base CAMs, or the settings of CLIP's."""
+        """The source of imported base CAMs, or the settings that the model reads, and the content of its files."""
         classes, own = list(images.classes), config.seeds
         if own.from_npy is not None:
             return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
         prompts = read_prompts(own.prompts, images.classes)
-        kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
-        kept["precision"] = model_precision(own.precision, resolve_device(config.device))
-        kept |= {"template": prompts.template, "prompts": list(prompts.prompts), "background": list(prompts.background)}
-        return {"classes": classes, "seeds": kept}
+        precision = model_precision(own.precision, resolve_device(config.device))
+        return {"classes": classes, "seeds": {**seed_fingerprint(own, prompts), "precision": precision}}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the folder of imported base CAMs."""
@@ -118,11 +115,15 @@ def _make(
     settings = config.seeds
     prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
+    damaged = images.corrections.damaged
+    if not any(_missing(item, run) for item in images.items if item.id not in damaged):
+        result.skipped = len(images.items)  # without the model, which may be large, or not on this machine
+        return
     device = resolve_device(config.device)
     found = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
     run.record_fingerprint(stage, stage.fingerprint(config, images))
-    result.notes += prompts.notices if isinstance(found.model, Clip) else []  # CLIPSeg reads no background words
-    batches = batches_by_patches(found.model, images.items, config, result).without(images.corrections.damaged)
+    result.notes += prompts.notices if found.reads_background else []
+    batches = batches_by_patches(found.model, images.items, config, result).without(damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
     with timed_progress_bar(run, "seeds", console, missing) as advance:
@@ -228,10 +229,10 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
     return found is None or found.ids != item.tags or not is_of_image(found.image, item.path, path)
 
 
-def batches_by_patches(clip: Clip | ClipSeg, items: Images, config: Config, result: StageResult) -> Batches:
+def batches_by_patches(model: TextImageModel, items: Images, config: Config, result: StageResult) -> Batches:
     """This shard's batches of images with about as many patches; they do not depend on which images are done."""
     sound, sizes = with_sizes(items, config, result)
-    grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
+    grids = (model.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
     patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
     ordered, counts = sorted_by(sound, patches)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
@@ -251,7 +252,7 @@ def batches_by_patches(clip: Clip | ClipSeg, items: Images, config: Config, resu
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image prepared for CLIP, its size (H, W) in pixels, and its `image_origin`."""
+    """An image prepared for the model, its size (H, W) in pixels, and its `image_origin`."""
 
     item: ImageItem
     image: Tensor
@@ -260,7 +261,7 @@ class Prepared:
 
 
 def prepared_batches(
-    clip: Clip | ClipSeg, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
+    model: TextImageModel, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
 ) -> Iterator[list[Prepared]]:
     """The readable images of each batch; a few batches are prefetched."""
 
@@ -268,7 +269,7 @@ def prepared_batches(
         origin = image_origin(item.path)
         image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         size = image.shape[0], image.shape[1]
-        return Prepared(item, clip.prepare(image, config.seeds.long_side), size, origin)
+        return Prepared(item, model.prepare(image, config.seeds.long_side), size, origin)
 
     for good in readable(batches, prepare, config, result):
         yield [prepared for _, prepared in good]

@@ -4,11 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-import torch
-
-from tag2mask.cams.clip.clip_es import class_scores
-from tag2mask.cams.clip.model import load_clip, model_precision
 from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.seed_models import load_seed_model
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
@@ -26,7 +23,7 @@ def suggest_tags(
     """Score every class in every image below a folder, and write the table.
 
     The columns are ``image``; ``suggested``, the classes with a score of at least the threshold, joined by ``;``;
-    ``reviewed``, empty; and three scores per class, in [0, 1]: ``score``, the mean of ``by image`` and ``by patch``.
+    ``reviewed``, empty; and for each class its ``score``, in [0, 1].
     `data.tags` refuses the table until a column is called ``tags``.
 
     Args:
@@ -39,7 +36,7 @@ def suggest_tags(
 
     Raises:
         UsageError: no images, no classes, no background words, or the table exists.
-        Tag2maskError: CLIP could not be loaded.
+        Tag2maskError: the model could not be loaded.
     """
     names = _class_names(classes or config.data.classes)
     if config.shard is not None:
@@ -52,30 +49,22 @@ def suggest_tags(
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
     images = find_images(place).items[: config.limit]
     prompts = read_prompts(config.seeds.prompts, names)
-    if not prompts.background:
-        raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
-    result = StageResult("tags", notes=list(prompts.notices))
-    device = resolve_device(config.device)
-    clip = load_clip(config.seeds.model, notify=lambda text: console.print(text, highlight=False)).to(device)
-    features = clip.text_features(prompts.sentences())
-    texts, background_text_features = features[: len(names)], features[len(names) :]
-    clip.precision(model_precision(config.seeds.precision, device))
+    result, device = StageResult("tags"), resolve_device(config.device)
+    found = load_seed_model(config.seeds, prompts, device, notify=lambda text: console.print(text, highlight=False))
+    result.notes += prompts.notices if found.reads_background else []
     rows: dict[Path, list[str]] = {}
-    batches = batches_by_patches(clip, images, config, result)
+    batches = batches_by_patches(found.model, images, config, result)
     with progress_bar(console, "tags", len(images)) as advance:
-        for prepared in prepared_batches(clip, batches, config, result):
-            by_image, by_patch = class_scores(clip, [each.image for each in prepared], texts, background_text_features)
-            scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
-            for each, own in zip(prepared, scores.tolist(), strict=True):
-                found = [name for name, (score, *_) in zip(names, own, strict=True) if score >= threshold]
-                numbers = [f"{value:.3f}" for triple in own for value in triple]
-                rows[each.item.path] = [";".join(found), "", *numbers]
+        for prepared in prepared_batches(found.model, batches, config, result):
+            scores = found.scores([each.image for each in prepared]).tolist()
+            for each, own in zip(prepared, scores, strict=True):
+                suggested = [name for name, score in zip(names, own, strict=True) if score >= threshold]
+                rows[each.item.path] = [";".join(suggested), "", *(f"{score:.3f}" for score in own)]
                 result.done += 1
             advance(result.done)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{kind}: {name}" for name in names for kind in ("score", "by image", "by patch")]
-    writer.writerow(["image", SUGGESTED, "reviewed", *columns])
+    writer.writerow(["image", SUGGESTED, "reviewed", *(f"score: {name}" for name in names)])
     for item in images:
         if item.path in rows:
             writer.writerow([item.path.relative_to(place).as_posix(), *rows[item.path]])

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tag2mask.cams.clip.model import Clip
 from tag2mask.cams.clip.prompts import read_prompts
-from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.kinds import WORDS
-from tag2mask.cams.seed_models import MapMaker, load_seed_model
+from tag2mask.cams.seed_models import MapMaker, TextImageModel, load_seed_model
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import write_text
@@ -118,10 +116,9 @@ def ask_by_words(
     if config.shard is not None:
         raise UsageError("masks writes one table of tags, so --shard does not apply; leave it out")
     stage, settings, result = Words(), config.seeds, StageResult("words")
-    fingerprint = stage.fingerprint(config, images)
     again = to_delete(run, stage.name, images.classes) if restart else []
     require_classes(run, images.classes, again)
-    run.check(stage, fingerprint, restart=restart)
+    run.check(stage, stage.fingerprint(config, images), restart=restart)
     chosen = images.items[: config.limit]
     if restart or any(is_unasked(run, item) for item in chosen):
         prompts = read_prompts(settings.prompts, images.classes)
@@ -129,11 +126,11 @@ def ask_by_words(
         model = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
         if model.probabilities is None:
             raise UsageError(
-                f"{settings.model} is a CLIP, which makes no masks by itself: use CLIPSeg or SAM 3, or "
+                f"{settings.model} is a CLIP, which makes no masks by itself: use a CLIPSeg or a SAM 3, or "
                 "`tag2mask run` with tags"
             )
         run.delete(STAGES[name] for name in again)
-        run.record_fingerprint(stage, fingerprint)
+        run.record_fingerprint(stage, stage.fingerprint(config, images))  # with the files that were downloaded
         _ask(config, run, images.of(chosen), model.model, model.probabilities, result, console)
     result.skipped = len(chosen) - result.done - len(result.failed)
     tags = _found_tags(config, run, images)
@@ -156,7 +153,7 @@ def _ask(
     config: Config,
     run: RunFolder,
     images: ImageSet,
-    model: Clip | ClipSeg,
+    model: TextImageModel,
     probabilities: MapMaker,
     result: StageResult,
     console: Console,

@@ -1,6 +1,7 @@
 """Base CAMs from CLIP for a batch of images (CLIP-ES), and class probabilities that suggest tags.
 
-Class-aware attention affinity (CAA) averages a CAM over patches that attend to each other, inside the object's box.
+An affinity averages a CAM over alike patches, inside the object's box: over patches that attend to each other
+(class-aware attention affinity, CAA), or over patches with alike class distributions (CDA).
 """
 
 from collections.abc import Sequence
@@ -26,10 +27,16 @@ _HIGHEST = 1 - 1.2e-7
 
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
+_TEMPERATURE = 0.1
+"""τ of `distribution_affinity`; ours: patches that share no class, with a divergence of ln 2, weigh 0.001."""
+
+_LARGEST_CHUNK = 1 << 18
+"""Most probabilities of pairs of patches at a time, so that they fit the caches of a CPU."""
+
 _TOP_SHARE = 0.05
 """Share of the patches with the highest values that are averaged for a class's score; ours: a small object's size."""
 
-Boxes = Literal["whole", "published"]
+Affinity = Literal["caa", "caa-published", "cda"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def clip_cams(
     background_text_features: Tensor,
     *,
     box_threshold: float = 0.4,
-    boxes: Boxes = "whole",
+    affinity: Affinity = "caa",
 ) -> list[ClipCams]:
     """Base CAMs of images of any sizes.
 
@@ -61,6 +68,7 @@ def clip_cams(
         text_features: (C, E) float32, unit length, of the classes.
         background_text_features: (G, E), of the background prompts.
         box_threshold: τ of `box_masks`; published: 0.4 for VOC, 0.7 for COCO.
+        affinity: `caa`; `caa-published`, with the boxes of the release; or `cda`, of distributions over all texts.
 
     Returns:
         one for each image, on the CPU.
@@ -77,13 +85,19 @@ def clip_cams(
         values.to(clip.device) for values in (tags, text_features, background_text_features)
     )
     patches = clip.patches(images)
-    before = clip.up_to_last_block(patches, ATTENTION_BLOCKS)
+    before = clip.up_to_last_block(patches, 0 if affinity == "cda" else ATTENTION_BLOCKS)
     found = softmax_gradcams(clip, patches, before.tokens, text_features, background_text_features, tags)
-    affinities = affinity((before.attention + found.attention) / (before.maps + 1), patches.valid)
+    if affinity == "cda":
+        features = F.normalize(clip.image_features(found.tokens), dim=2)
+        logits = clip.logit_scale * features @ torch.cat([text_features, background_text_features]).T
+        affinities = distribution_affinity(logits, patches.valid)
+    else:
+        affinities = attention_affinity((before.attention + found.attention) / (before.maps + 1), patches.valid)
     inside = patches.valid[found.image]  # (P, n)
     plain = min_max_normalised(found.maps, inside)
     numbers = found.image.tolist()
-    box_masked = plain * box_masks(plain, [patches.grids[number] for number in numbers], box_threshold, boxes)
+    grids = [patches.grids[number] for number in numbers]
+    box_masked = plain * box_masks(plain, grids, box_threshold, cut=affinity == "caa-published")
     # The maps of an image are stacked, so that one product applies the affinity to all of them.
     place = tags.cumsum(1)[found.image, found.label] - 1
     stack = box_masked.new_zeros(len(images), box_masked.shape[1], int(tags.sum(1).max()))
@@ -130,7 +144,7 @@ def class_scores(
     return probability[:, 0].cpu(), torch.stack(by_patch).cpu()
 
 
-def affinity(attention: Tensor, valid: Tensor) -> Tensor:
+def attention_affinity(attention: Tensor, valid: Tensor) -> Tensor:
     """Attention (B, n, n) as a symmetric affinity: columns and rows normalised in turn, then (A + Aᵀ) / 2.
 
     In float64: propagated maps are almost flat, so that their normalisation magnifies rounding errors. Source: CLIP-ES.
@@ -142,6 +156,38 @@ def affinity(attention: Tensor, valid: Tensor) -> Tensor:
         both = both / both.sum(1, keepdim=True).clamp_min(least)
         both = both / both.sum(2, keepdim=True).clamp_min(least)
     return (both + both.transpose(1, 2)) / 2
+
+
+def distribution_affinity(logits: Tensor, valid: Tensor) -> Tensor:
+    """Affinity of patches with alike class distributions: exp(−JSD(P_i, P_j) / τ), rows normalised to sum 1.
+
+    JSD is the Jensen–Shannon divergence, H((P_i + P_j) / 2) − (H(P_i) + H(P_j)) / 2, in [0, ln 2].
+
+    Args:
+        logits: (B, n, C + G) float32, of the classes and the background prompts; P_i is their softmax.
+        valid: (B, n) bool, False = padding.
+
+    Returns:
+        (B, n, n) float64; 0 in padding.
+
+    Source: CD-CLIP (CVPR 2026) for the divergence; exponential and temperature are ours.
+    """
+    shares = logits.softmax(2)
+    entropy = _entropy(shares)
+    divergence = -(entropy[:, :, None] + entropy[:, None]) / 2
+    images, patches, texts = shares.shape
+    step = max(1, _LARGEST_CHUNK // (images * patches * texts))
+    for start in range(0, patches, step):
+        rows = slice(start, start + step)
+        divergence[:, rows] += _entropy((shares[:, rows, None] + shares[:, None]) / 2)
+    inside = valid[:, :, None] & valid[:, None]
+    alike = torch.exp(divergence.clamp_min(0) / -_TEMPERATURE).double() * inside
+    return alike / alike.sum(2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """−Σ p ln p over the last dimension."""
+    return -(shares * shares.clamp_min(torch.finfo(shares.dtype).tiny).log()).sum(-1)
 
 
 def propagate(affinities: Tensor, maps: Tensor) -> Tensor:
@@ -160,13 +206,13 @@ def min_max_normalised(maps: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid & (spread > 0), (maps - low) / torch.where(spread > 0, spread, 1.0), 0.0)
 
 
-def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, boxes: Boxes = "whole") -> Tensor:
+def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, *, cut: bool = False) -> Tensor:
     """(P, n) bool, the bounding boxes of the regions where a map (P, n) in [0, 1] is above a threshold.
 
     Args:
         grids: (h, w) of each map.
         threshold: τ; regions are above ⌊τ · max⌋, both in steps of 1/255.
-        boxes: `whole`, or `published`: a box at the right or lower edge of the image loses its last column or row.
+        cut: a box at the right or lower edge of the image loses its last column or row, as published.
     Source: CLIP-ES, which traces contours; regions connected over sides and corners have the same boxes.
     """
     levels = (maps * _HIGHEST * 255).floor()
@@ -176,7 +222,7 @@ def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, 
         regions, _ = ndimage.label(own[: rows * columns].reshape(rows, columns), structure=_CONNECTED)
         square = mask[: rows * columns].reshape(rows, columns)  # a view
         for down, across in ndimage.find_objects(regions):
-            if boxes == "published":
+            if cut:
                 down = slice(down.start, min(down.stop, rows - 1))
                 across = slice(across.start, min(across.stop, columns - 1))
             square[down, across] = True

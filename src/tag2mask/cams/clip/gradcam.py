@@ -35,6 +35,7 @@ class GradCams:
     maps: Tensor  # (P, n) float32, not negative, not normalised; 0 in padding
     probability: Tensor  # (P,) of the class among the present classes and the background prompts
     attention: Tensor  # (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding
+    tokens: Tensor  # (B, n, D), the patches after the block
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def softmax_gradcams(
         own = state.normed[source, 1:].float()  # (p or 1, n, D)
         maps[part] = (own @ weight[:, :, None])[..., 0].relu()
     attention = state.weights[:, :, 1:, 1:].mean(1, dtype=torch.float32) * patches.valid[:, :, None]
-    return GradCams(image, label, maps * patches.valid[image], probability, attention)
+    return GradCams(image, label, maps * patches.valid[image], probability, attention, state.out)
 
 
 def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:

@@ -6,6 +6,7 @@ head-averaged attention of selected blocks, and images of several sizes in one b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.cams.inputs import model_input, patch_grid, tokens
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.hub import PREPROCESSOR
 from tag2mask.networks.backbones.weights import Notify, library_reason
@@ -26,7 +28,14 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation, RGB in [0, 1]."""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -104,11 +113,7 @@ class Clip(nn.Module):
     def text_features(self, sentences: Sequence[str]) -> Tensor:
         """(len(sentences), E) float32, unit length; a `UsageError` for sentences that are too long."""
         limit = int(self.model.config.text_config.max_position_embeddings)
-        ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
-        long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
-        if long:
-            raise UsageError(f"seeds.prompts: longer than the {limit} tokens that CLIP reads: {first_five(long)}")
-        batch = self.tokenizer(list(sentences), padding=True, return_tensors="pt").to(self.device)
+        batch = tokens(self.tokenizer, sentences, limit, "CLIP").to(self.device)
         pooled = self.model.text_model(**batch).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 
@@ -119,16 +124,12 @@ class Clip(nn.Module):
         reduction is ours.
         """
         rows, columns = self.grid((image.shape[0], image.shape[1]), long_side)
-        size = (columns * self.patch, rows * self.patch)
-        pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
-        normalised = (pixels / 255 - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
-        return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+        size = (rows * self.patch, columns * self.patch)
+        return model_input(image, size, (CLIP_MEAN, CLIP_STD), Image.Resampling.BICUBIC)
 
     def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
         """(h, w), the patches of an image of (H, W) pixels."""
-        scale = min(1.0, (long_side or max(size)) / max(size))
-        rows, columns = (max(1, -(-round(side * scale) // self.patch)) for side in size)
-        return rows, columns
+        return patch_grid(size, self.patch, long_side)
 
     @torch.no_grad()
     def patches(self, images: Sequence[Tensor]) -> Patches:
@@ -231,20 +232,25 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
 def load_text_model(
     name: str, classes: Mapping[str, tuple[str, str]], *, notify: Notify | None = None
 ) -> tuple[Any, Any, Path]:
-    """A text-image model with CLIP's tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
+    """A text-image model with its tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
 
     Returns:
         the model, its tokenizer, and its folder.
 
     Raises:
-        UsageError: it is of another type, or files are missing.
+        UsageError: it is of another type, or files or packages are missing.
         Tag2maskError: it could not be fetched, or its weights or its tokenizer do not fit.
     """
     import transformers
 
     model, folder = load_pretrained(name, classes, "seeds.model", also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
+    kind = transformers.CLIPTokenizer
+    if model.config.model_type == "tipsv2":
+        kind = transformers.Tipsv2Tokenizer
+        if not (folder / "tokenizer.json").is_file():
+            _check_sentencepiece(folder)
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # the library raises errors of many kinds
         if is_machine_error(error):
             raise
@@ -253,3 +259,22 @@ def load_text_model(
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
     return model, tokenizer, folder
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Check that the library can read a tokenizer that is a file of SentencePiece."""
+    if not (folder / "tokenizer.model").is_file():
+        raise UsageError(f"seeds.model: {folder} has no tokenizer.json and no tokenizer.model; fetch the model again")
+    if lacking := [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]:
+        packages = " ".join(name.removeprefix("google.") for name in lacking)
+        raise UsageError(
+            f"seeds.model: {folder / 'tokenizer.model'} cannot be read without further packages; install them with "
+            f"`pip install {packages}`, or give a folder with a tokenizer.json"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that it is a part of
+        return False

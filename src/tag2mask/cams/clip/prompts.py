@@ -15,6 +15,9 @@ from tag2mask.data.classes import did_you_mean, folded_name
 
 _KEYS = ("template", "classes", "background")
 
+Words = str | tuple[str, ...]
+"""The words of a class: one text, with synonyms separated by spaces or commas, or several phrases."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -24,21 +27,22 @@ class Prompts:
     """
 
     template: str  # a sentence with ``{}`` for the words of a class
-    prompts: tuple[str, ...]  # C texts, the words of each class, with synonyms separated by spaces or commas
+    prompts: tuple[Words, ...]  # C, of the classes
     background: tuple[str, ...]
     notices: tuple[str, ...] = field(default=(), compare=False)  # one sentence for each dropped word
 
-    def sentences(self) -> list[str]:
-        """The sentences of the classes, then those of background."""
-        return [self.template.format(words) for words in (*self.prompts, *self.background)]
+    def sentences(self) -> list[list[str]]:
+        """The sentences of each class, one for each of its phrases, then the sentence of each background word."""
+        words = [[own] if isinstance(own, str) else own for own in (*self.prompts, *self.background)]
+        return [[self.template.format(phrase) for phrase in own] for own in words]
 
     def phrases(self) -> tuple[list[int], list[str]]:
-        """Every synonym of the classes alone, without the template: the class of each, from 0, and the phrases."""
-        split = [(place, phrase.strip()) for place, text in enumerate(self.prompts) for phrase in text.split(",")]
-        kept = [(place, phrase) for place, phrase in split if phrase]
+        """Every phrase and synonym of the classes alone, without the template: the class of each, and the phrases."""
+        split = [words.split(",") if isinstance(words, str) else words for words in self.prompts]
+        kept = [(place, phrase.strip()) for place, own in enumerate(split) for phrase in own if phrase.strip()]
         if lacking := {*range(len(self.prompts))} - {place for place, _ in kept}:
             raise UsageError(
-                f"seeds.prompts: no words for {first_five(self.prompts[place] for place in sorted(lacking))}"
+                f"seeds.prompts: no words for {first_five(str(self.prompts[place]) for place in sorted(lacking))}"
             )
         return [place for place, _ in kept], [phrase for _, phrase in kept]
 
@@ -65,10 +69,10 @@ def read_prompts(source: str | None, classes: Sequence[str]) -> Prompts:
         values = _read(Path(source))
         _check_classes(source, values, classes)
     own = {folded_name(name): words for name, words in values.get("classes", {}).items()}
-    prompts = tuple(own.get(folded_name(name), name.replace("_", " ")) for name in classes)
+    prompts: tuple[Words, ...] = tuple(own.get(folded_name(name), name.replace("_", " ")) for name in classes)
     taken = {folded_name(name): name for name in classes}
     for name, words in zip(classes, prompts, strict=True):
-        taken |= {folded_name(synonym): name for synonym in words.split(",")}
+        taken |= {folded_name(each): name for each in (words.split(",") if isinstance(words, str) else words)}
     listed = values.get("background", standard["background"])
     notices = tuple(
         f"background word '{word}' also stands for class '{taken[folded_name(word)]}' and is dropped"
@@ -109,11 +113,13 @@ def _read(path: Path) -> dict[str, Any]:
     values = {key: value for key, value in values.items() if value is not None}
     if not isinstance(values.get("classes", {}), dict):
         raise UsageError(f"{where}: `classes` should be lines of `name: words`")
-    listed = {
-        name: ",".join(words) if _are_words(words) else words for name, words in values.get("classes", {}).items()
-    }
-    values["classes"] = {name: words for name, words in listed.items() if words is not None}
-    strange = [f"{name}: {words}" for name, words in values["classes"].items() if not _are_words([name, words])]
+    given = {name: words for name, words in values.get("classes", {}).items() if words is not None}
+    values["classes"] = {name: tuple(words) if words and _are_words(words) else words for name, words in given.items()}
+    strange = [
+        f"{name}: {words}"
+        for name, words in values["classes"].items()
+        if not _are_words([name, *words] if isinstance(words, tuple) else [name, words])
+    ]
     if strange:
         raise UsageError(
             f"{where}: words should be texts, or lists of texts; put these in quotes: {first_five(strange)}"

@@ -36,9 +36,23 @@ BACKBONE = "network.backbone"
 """The setting that usually names a model."""
 
 _HALF: Colour = (0.5, 0.5, 0.5)
-_INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit"}
+_AS_IT_IS: tuple[Colour, Colour] = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+_INPUT_IN_ZERO_TO_ONE = {"tipsv2", "tipsv2_vision_model"}
+_INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit", "sam3"}
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
 """Entries of a configuration that are dropped: remote code, loaders and class names."""
+
+_LICENCES = {
+    "CIDAS/clipseg": ("Apache-2.0", False),
+    "facebook/dinov2": ("Apache-2.0", False),
+    "facebook/dinov3": ("DINOv3 License", True),
+    "facebook/sam-vit": ("Apache-2.0", False),
+    "facebook/sam2": ("Apache-2.0", False),
+    "facebook/sam3": ("SAM License", True),
+    "google/tipsv2": ("Apache-2.0", False),
+    "tue-mps/coco_panoptic_eomt": ("MIT", False),
+}
+"""The licence of the weights, and whether they are gated, by the beginning of the name on the hub."""
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +94,7 @@ def resolve_folder(
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise UsageError(f"{setting}: the folder {folder} has no {CONFIG}; give the folder of a transformers model")
-        if weights and not _weight_files(folder):
+        if weights and not weight_files(folder):
             random = ", or start from random weights with `--network.weights none`" if setting == BACKBONE else ""
             raise UsageError(
                 f"{setting}: the folder {folder} has no weights, or not all of their parts (looked for "
@@ -155,7 +169,7 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         count = sum(parameter.numel() for parameter in build().parameters())
-    files = [] if folder is None else [folder / name for name in _weight_files(folder)]
+    files = [] if folder is None else [folder / name for name in weight_files(folder)]
     most = _MOST_PARAMETERS if folder is None else sum(file.stat().st_size for file in files)
     if count > most:
         given = "are allowed" if folder is None else f"fit into the weights in {folder}"
@@ -171,16 +185,18 @@ def check_parameters(build: Callable[[], nn.Module], folder: Path | None, settin
 def read_normalisation(folder: Path, model_type: str, setting: str = BACKBONE) -> tuple[Colour, Colour]:
     """Mean and standard deviation of the model's input, RGB in [0, 1], from the preprocessor configuration.
 
-    Defaults: 0.5 for model types that expect inputs in [-1, 1], ImageNet's for the others.
+    Defaults: 0.5 for model types that expect inputs in [-1, 1], 0 and 1 for those that expect [0, 1], ImageNet's for
+    the others.
     """
     default = (_HALF, _HALF) if model_type in _INPUT_IN_MINUS_ONE_TO_ONE else (IMAGENET_MEAN, IMAGENET_STD)
+    default = _AS_IT_IS if model_type in _INPUT_IN_ZERO_TO_ONE else default
     path = folder / PREPROCESSOR
     if not path.is_file():
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not values.get("do_normalize", True):
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+            return _AS_IT_IS
         mean, std = values.get("image_mean", default[0]), values.get("image_std", default[1])
         (r, g, b), (s, t, u) = ([float(value) for value in colour] for colour in (mean, std))
         return (r, g, b), (s, t, u)
@@ -224,7 +240,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
     """The files of the first complete kind of weights, if any."""
     for name in WEIGHTS:
         path = folder / name
@@ -241,6 +257,14 @@ def _weight_files(folder: Path) -> list[str]:
     return []
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model that is on this machine, given by folder or by name on the hub; nothing is fetched."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder if (folder / CONFIG).is_file() else None
+    return cached_folder(name, True, ())
+
+
 def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
     """The hub's cache folder of a model, if it is complete and has one of the files ``also``; works offline."""
     from huggingface_hub import snapshot_download
@@ -250,8 +274,30 @@ def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):
         return None
-    complete = (folder / CONFIG).is_file() and (not weights or _weight_files(folder))
+    complete = (folder / CONFIG).is_file() and (not weights or weight_files(folder))
     return folder if complete and (not also or any((folder / file).is_file() for file in also)) else None
+
+
+def licence_note(name: str) -> str:
+    """The licence and the gate of a model's weights; empty if they are not known."""
+    licence, gated = next((kind for prefix, kind in _LICENCES.items() if name.startswith(prefix)), ("", False))
+    return f"{licence}, {_how_to_enter(name)}" if gated else licence
+
+
+def _how_to_enter(name: str) -> str:
+    return f"gated: ask for access at https://huggingface.co/{name} and log in with `hf auth login`"
+
+
+def _cause(name: str, error: Exception) -> str:
+    """Why a model may not have come, as a part of a sentence; empty if nothing is known."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if note := licence_note(name):
+        return f"; licence: {note}"
+    if isinstance(error, GatedRepoError):
+        return f"; it is {_how_to_enter(name)}"
+    absent = isinstance(error, RepositoryNotFoundError)
+    return "; the hub has no such model, or shows it only after `hf auth login`" if absent else ""
 
 
 def _download(name: str, weights: bool, setting: str, also: Sequence[str], notify: Notify) -> Path:
@@ -259,19 +305,21 @@ def _download(name: str, weights: bool, setting: str, also: Sequence[str], notif
 
     address = f"{constants.ENDPOINT}/{name}"
     try:
-        files = model_info(name, files_metadata=True, timeout=30).siblings or []
-        sizes = {file.rfilename: file.size or 0 for file in files}
+        listed = model_info(name, files_metadata=True, timeout=30).siblings or []
+        sizes = {file.rfilename: file.size or 0 for file in listed}
         wanted = [*_wanted(list(sizes), weights), *(file for file in also if file in sizes)]
         megabytes = sum(sizes[file] for file in wanted) / 2**20
-        notify(f"downloading {', '.join(wanted)} ({megabytes:.1f} MiB) of {address} to {constants.HF_HUB_CACHE}")
+        licence = f"; licence: {note}" if (note := licence_note(name)) else ""
+        files = ", ".join(wanted)
+        notify(f"downloading {files} ({megabytes:.1f} MiB) of {address} to {constants.HF_HUB_CACHE}{licence}")
         folder = Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises errors of several libraries, which vary by version
         reason = str(error).strip().partition("\n")[0]
         raise Tag2maskError(
             f"the model {name} is not on this machine and could not be fetched from {address} ({type(error).__name__}: "
-            f"{reason}); give a folder that holds it, as `--{setting} FOLDER`"
+            f"{reason}){_cause(name, error)}; give a folder that holds it, as `--{setting} FOLDER`"
         ) from error
-    if not (folder / CONFIG).is_file() or (weights and not _weight_files(folder)):
+    if not (folder / CONFIG).is_file() or (weights and not weight_files(folder)):
         raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and model.safetensors)")
     return folder
 
