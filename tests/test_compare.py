@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from run_tiny import Capture, figures
+from run_tiny import Capture, empty_run, figures
 from tag2mask.cli import main
 from tag2mask.data import read_mask, write_mask
 from tag2mask.data.classes import write_class_ids
@@ -259,3 +259,31 @@ def test_truth_has_its_own_order_of_classes(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "truth/one.png").write_bytes(b"damaged")
     assert main([*words, "--data.classes", "dog,cat"]) == 0
     assert json.loads(capsys.readouterr().out)["images"], "the agreement does not need the ground truth"
+
+
+def test_the_classes_of_the_command_are_those_of_the_folder(copied: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A folder whose ids have another order than those of the run that it is compared with."""
+    names = RunFolder(copied).classes() or []
+    table = np.array([0, *range(len(names), 0, -1), *[255] * (255 - len(names))], dtype=np.uint8)
+    for path in (copied / "masks").rglob("*.png"):
+        write_mask(tmp_path / "theirs" / path.relative_to(copied / "masks"), table[read_mask(path)])
+    reversed_names = ",".join(reversed(names))
+    for first, second in ((copied, tmp_path / "theirs"), (tmp_path / "theirs", copied)):
+        found = compare(capsys, first, second, "--data.classes", reversed_names)
+        assert found["images"] == 10 and found["mean_iou"] == 1
+        assert found["truth"]["a"]["miou"] == found["truth"]["b"]["miou"]
+
+
+def test_a_split_with_the_name_default(tmp_path: Path, capsys: Capture) -> None:
+    """The ground truth of a run's predictions is that of their split, whatever its name."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tags.csv").write_text("image,tags,split\na.png,ant,train\nb.png,ant,default\n")
+    mask = np.eye(8, dtype=np.uint8)
+    out = empty_run(tmp_path / "run", tmp_path / "data", masks=tmp_path / "truth", split="train")
+    (out / "predictions").mkdir()
+    (out / "predictions/stage.json").write_text("{}")
+    RunFolder(out).write_classes(["ant"])
+    for place in ("data/a", "data/b", "truth/a", "truth/b", "run/predictions/default/b", "other/b"):
+        write_mask(tmp_path / f"{place}.png", mask)
+    found = compare(capsys, out / "predictions/default", tmp_path / "other")
+    assert found["truth"]["a"]["images"] == 1 and found["truth"]["a"]["miou"] == 1

@@ -31,7 +31,7 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.ground_truth import rasterise_missing_truth, without_mismatched_truth
 from tag2mask.runs.progress import Console, progress_bar
 from tag2mask.runs.run_folder import RunFolder, run_of
-from tag2mask.workflows.export_masks import NO_SPLIT, mask_source
+from tag2mask.workflows.export_masks import mask_source
 
 Mask = npt.NDArray[np.uint8]
 """(H, W): 0 background, 1..C the classes in the order of A, 255 ignored."""
@@ -173,7 +173,7 @@ class _Side(NamedTuple):
     path: Path
     config: Config
     source: MaskSource
-    split: str
+    split: str | None
     masks: dict[str, Source]
     table: Mask  # (256,)
 
@@ -337,7 +337,7 @@ def _ground_truth(pairs: Pairs, console: Console) -> tuple[ImageSet, list[str]]:
     config, data = side.config, side.config.data
     if data.root is None and data.tags is None:
         return _masks_alone(pairs), []
-    images = open_images(data, split=None if side.split == NO_SPLIT else side.split)
+    images = open_images(data, split=side.split)
     images = images.of(images.items.filter(lambda item: item.id in ids))
     images, errors = without_mismatched_truth(rasterise_missing_truth(config, images, console), config)
     known = images.items.filter(lambda item: item.truth is not None and item.truth.is_file())
