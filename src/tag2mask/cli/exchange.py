@@ -24,7 +24,7 @@ from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
-from tag2mask.workflows.compare import compare_masks, pair_masks, write_agreement
+from tag2mask.workflows.compare import compare_masks, pair_masks, record_agreement, write_agreement
 from tag2mask.workflows.export_masks import mask_source, refuse_inside
 from tag2mask.workflows.repeats import refuse_repeats
 
@@ -184,6 +184,7 @@ def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> i
     if out is not None:
         write_agreement(out, compared.images)
         result.notes.append(f"table of all images, least agreement first: {out}")
+    result.notes += record_agreement(pairs, compared)
     show_result(call.console, result, errors())
     if call.as_json:
         print_json(compared.to_json())
