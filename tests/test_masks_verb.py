@@ -166,6 +166,8 @@ def test_sam3_in_a_voc_root_with_ground_truth(tmp_path: Path, capsys: Capture) -
         figures = json.loads((out / "metrics.json").read_text())["refine"]["val"]["argmax"]
         right = [(read_mask(out / f"masks/{number}.png") == 17).mean() for number in range(2)]
         assert figures["images"] == 2 and figures["pixel_accuracy"] == pytest.approx(np.mean(right))
+    assert len((outs[0] / "tags.csv").read_text().splitlines()) == 4, "a review reads the images of all splits"
+    assert main(["report", str(outs[0]), "--data.split", "null"]) == 0
     capsys.readouterr()
     assert main(["compare", *map(str, outs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

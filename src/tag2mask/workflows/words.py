@@ -133,13 +133,16 @@ def ask_by_words(
         run.record_fingerprint(stage, stage.fingerprint(config, images))  # with the files that were downloaded
         _ask(config, run, images.of(chosen), model.model, model.probabilities, result, console)
     result.skipped = len(chosen) - result.done - len(result.failed)
-    tags = _found_tags(config, run, images)
+    data, listed = config.data, images
+    if data.split is not None:  # a review lists the images of all splits
+        listed = survey(replace(data, tags=None, split=None)).images
+    tags = _found_tags(config, run, listed)
     if not any(tags.values()):
         raise Tag2maskError(
             f"{settings.model} finds none of {first_five(images.classes)} in {len(chosen)} images; use other words "
             "(seeds.prompts), or a lower --refine.background_threshold with --restart cams"
         )
-    _write_table(_table(run), images, tags)
+    _write_table(_table(run), listed, tags)
     counts = Counter(name for item in chosen for name in tags[item.id])
     named = ", ".join(f"{name} in {counts[name]}" for name in images.classes if counts[name])
     none = sum(not tags[item.id] for item in chosen)
