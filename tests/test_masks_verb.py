@@ -104,6 +104,10 @@ def test_it_resumes_and_takes_new_images(made: tuple[Path, Path], model: Path, t
     assert main([*words(images, tmp_path / "run", model, "--limit", 2), "--dry-run"]) == 0
     assert "for cat, tall dog in 2 of 2 images, then do refine," in " ".join(capsys.readouterr().out.split())
     assert main(words(images, tmp_path / "run", model, "--limit", 2)) == 0
+    write_mask(images / "truth/a.png", np.zeros(SIZES["a"], np.uint8))
+    assert main([*words(images, tmp_path / "run", model, "--data.masks", images / "truth"), "--dry-run"]) == 0
+    assert "in 3 of 5 images" in " ".join(capsys.readouterr().out.split())
+    (images / "truth/a.png").unlink()
     (images / "grey.png").replace(images / "moved.png")
     capsys.readouterr()
     assert main(["masks", "--out", str(tmp_path / "run"), "--workers", "0"]) == 0

@@ -75,6 +75,9 @@ def untagged_images(config: Config, run: RunFolder) -> ImageSet:
         raise UsageError("masks needs --classes, names with commas or a file, of what the images may show")
     if layout == "folders":
         images = replace(find_images(data.root, skip=run.path), classes=require_classes_in(data.classes or ""))
+        truth = None if data.masks is None else data.masks.absolute()
+        if truth is not None and data.root.absolute() in truth.parents:
+            images = images.of(images.items.filter(lambda item: truth not in item.path.absolute().parents))
     else:
         found = survey(own)
         refuse_errors((each for each in found.problems if each.kind not in _OF_TAGS), data.root)
