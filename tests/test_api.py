@@ -15,6 +15,7 @@ from PIL import Image
 import tag2mask
 import tag2mask.api
 import tag2mask.prediction.predictor
+from clip_tiny import tiny_clipseg, tiny_clipseg_folder
 from run_tiny import TINY
 from tag2mask.core.errors import Tag2maskError, UsageError
 
@@ -37,6 +38,7 @@ def place(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api")
     shutil.copytree(scenes, folder / "images")
     (folder / "small.yaml").write_text(_small())
+    tiny_clipseg_folder(folder / "clipseg", tiny_clipseg(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         data = {"masks": scenes / "masks", "split": "train"}

@@ -1,16 +1,20 @@
 """`tag2mask compare A B`: two ways of making masks, against a slow count, with runs, predictions and plain folders."""
 
+import base64
 import csv
+import io
 import json
+import re
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import spearmanr
 
-from run_tiny import Capture, figures
+from run_tiny import Capture, empty_run, figures
 from tag2mask.cli import main
 from tag2mask.data import read_mask, write_mask
 from tag2mask.data.classes import write_class_ids
@@ -259,3 +263,81 @@ def test_truth_has_its_own_order_of_classes(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "truth/one.png").write_bytes(b"damaged")
     assert main([*words, "--data.classes", "dog,cat"]) == 0
     assert json.loads(capsys.readouterr().out)["images"], "the agreement does not need the ground truth"
+
+
+def test_the_classes_of_the_command_are_those_of_the_folder(copied: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A folder whose ids have another order than those of the run that it is compared with."""
+    names = RunFolder(copied).classes() or []
+    table = np.array([0, *range(len(names), 0, -1), *[255] * (255 - len(names))], dtype=np.uint8)
+    for path in (copied / "masks").rglob("*.png"):
+        write_mask(tmp_path / "theirs" / path.relative_to(copied / "masks"), table[read_mask(path)])
+    reversed_names = ",".join(reversed(names))
+    for first, second in ((copied, tmp_path / "theirs"), (tmp_path / "theirs", copied)):
+        found = compare(capsys, first, second, "--data.classes", reversed_names)
+        assert found["images"] == 10 and found["mean_iou"] == 1
+        assert found["truth"]["a"]["miou"] == found["truth"]["b"]["miou"]
+
+
+def test_a_split_with_the_name_default(tmp_path: Path, capsys: Capture) -> None:
+    """The ground truth of a run's predictions is that of their split, whatever its name."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tags.csv").write_text("image,tags,split\na.png,ant,train\nb.png,ant,default\n")
+    mask = np.eye(8, dtype=np.uint8)
+    out = empty_run(tmp_path / "run", tmp_path / "data", masks=tmp_path / "truth", split="train")
+    (out / "predictions").mkdir()
+    (out / "predictions/stage.json").write_text("{}")
+    RunFolder(out).write_classes(["ant"])
+    for place in ("data/a", "data/b", "truth/a", "truth/b", "run/predictions/default/b", "other/b"):
+        write_mask(tmp_path / f"{place}.png", mask)
+    found = compare(capsys, out / "predictions/default", tmp_path / "other")
+    assert found["truth"]["a"]["images"] == 1 and found["truth"]["a"]["miou"] == 1
+
+
+def test_the_report_shows_the_agreement(copied: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The images that differ most with both masks, whatever the order of the other's ids, until masks change."""
+    names = RunFolder(copied).classes() or []
+    assert len(names) == 2
+    swapped = np.array([0, 2, 1, *range(3, 256)], dtype=np.uint8)
+    masks = sorted((copied / "masks").rglob("*.png"))
+    for place, path in enumerate(masks):
+        theirs = read_mask(path)
+        theirs[: place * 6] = 1 if place else theirs[:0]
+        write_mask(tmp_path / "theirs" / path.relative_to(copied / "masks"), swapped[theirs])
+    write_class_ids(tmp_path / "theirs", names[::-1])
+    found = compare(capsys, copied, tmp_path / "theirs")
+
+    def page() -> str:
+        assert main(["report", str(copied), "--quiet", "--report.images", "0"]) == 0
+        return (copied / "report.html").read_text()
+
+    first = page()
+    text = " ".join(re.sub("<[^>]+>", " ", first).split())
+    assert f"Agreement with theirs : {100 * found['mean_iou']:.1f} % mean IoU over 10 images, on 20" in text
+    assert "changed since" not in text
+    order = re.findall(r'href="#differ-1-(\d)"><bdi>([^<]+)</bdi></a> <b>([\d.]+)', first)
+    least = [(each["image"], f"{100 * each['agreement']:.1f}") for each in found["agreement"][:5]]
+    assert order == [(f"{place}", *each) for place, each in enumerate(least, 1)]
+    card = first.partition('id="differ-1-1"')[2].partition("</article>")[0]
+    shown = dict(zip(re.findall(r'class="name">([^<]+)<', card), card.split("<figure")[1:], strict=True))
+    assert [*shown][:3] == ["Image", "Mask", "theirs"]
+    pictures = {
+        name: np.asarray(Image.open(io.BytesIO(base64.b64decode(own.partition("base64,")[2].partition('"')[0]))))
+        for name, own in shown.items()
+        if name in ("Mask", "theirs")
+    }
+    both = (read_mask(copied / "masks" / f"{least[0][0]}.png"), read_mask(tmp_path / "theirs" / f"{least[0][0]}.png"))
+    same = (both[0] == swapped[both[1]])[8:-8, 8:-8].mean()
+    drawn = (pictures["Mask"] == pictures["theirs"]).reshape(*pictures["Mask"].shape[:2], -1).all(2).mean()
+    assert abs(same - drawn) < 0.2
+    write_mask(masks[0], 1 - read_mask(masks[0]).clip(0, 1))
+    masks[1].unlink()
+    assert "2 of the masks here changed since" in page()
+    (record,) = (copied / "compare").iterdir()
+    record.write_text('{"name": 1}')
+    assert f"{record} is damaged; `tag2mask compare` writes it again" in page()
+    record.unlink()
+    for other in (tmp_path / "theirs", copied / "predictions/train"):  # nothing for a folder, and none for predictions
+        other.mkdir(exist_ok=True, parents=True)
+        write_mask(other / f"{least[0][0]}.png", both[0])
+        compare(capsys, other, copied)
+    assert not [*(copied / "compare").iterdir()]

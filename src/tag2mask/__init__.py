@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tag2mask.api import Prediction, Predictor, Run, RunImage, load, run
+    from tag2mask.api import Prediction, Predictor, Run, RunImage, load, masks, run
 
-__all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "run"]
+__all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "masks", "run"]
 
 __version__ = "0.1.0"
 

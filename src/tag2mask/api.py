@@ -1,4 +1,4 @@
-"""The Python interface: ``tag2mask.run`` makes masks, ``tag2mask.load`` opens a trained network, `Run` a run folder."""
+"""The Python interface: ``run`` and ``masks`` make masks, ``load`` opens a trained network, `Run` a run folder."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
 
-__all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "run"]
+__all__ = ["Prediction", "Predictor", "Run", "RunImage", "load", "masks", "run"]
 
 _SHOWN = 8
 """Images in the HTML of a run."""
@@ -92,14 +92,72 @@ def run(
         # Named by its content: the table of an earlier call stays, whatever becomes of this one.
         table = Path(out) / f"tags-{hashlib.sha256(content.encode()).hexdigest()[:8]}.csv"
     given = {"out": out, "config": config, "data.tags": table, "restart": restart}
+    return _run("run", place, given, settings, overlays=overlays, quiet=quiet, table=content)
+
+
+def masks(
+    images: str | os.PathLike[str],
+    classes: Sequence[str] | str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    restart: str | None = None,
+    overlays: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> "Run":
+    """Make masks of images by the names of classes, without tags and training: the command ``tag2mask masks``.
+
+    Args:
+        images: a folder with images.
+        classes: the names, or a file with them; None takes those of a VOC or COCO root, or of the run folder.
+        out: the run folder.
+        model: a CLIPSeg or SAM 3 of `transformers`, by name or as a folder; None takes that of the settings.
+        config: a preset or a file of settings; None takes those of the run folder, or the preset `words`.
+        restart: delete the outputs of this stage and of all stages that read it first; `cams` asks the model again.
+        overlays: also write the masks over the images.
+        quiet: show neither progress nor notes.
+        settings: sections, as ``refine={"method": "crf"}``, or single settings, as ``limit=10``.
+
+    Returns:
+        the run; its tags are the classes that the model found.
+
+    Raises:
+        UsageError: arguments, settings or data are wrong.
+        Tag2maskError: the model could not be loaded, or finds none of the classes.
+        Interrupted: Ctrl-C came; finished work is kept.
+
+    Examples:
+        >>> import tag2mask
+        >>> run = tag2mask.masks("images", ["dab", "fen"], out="runs/words", model="clipseg", quiet=True, workers=0)
+        >>> run.classes, run.failed
+        (('dab', 'fen'), {})
+    """
+    names = ",".join(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else classes
+    given = {"classes": names, "out": out, "model": model, "config": config, "restart": restart}
+    return _run("masks", images, given, settings, overlays=overlays, quiet=quiet)
+
+
+def _run(
+    command: str,
+    place: Any,
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    overlays: bool,
+    quiet: bool,
+    table: str = "",
+) -> "Run":
+    """Do a command that makes a run, after its tags table with the content ``table`` is written."""
     values = {name: value for name, value in given.items() if value is not None} | _flat(settings)
     words = [f"--{name}={_text(value)}" for name, value in values.items()]
     words += [option for option, wanted in (("--overlays", overlays), ("--quiet", quiet)) if wanted]
-    function, call, arguments = _parsed("run", [*words, "--", _text(place)])
-    if content:
-        write_text(Path(_text(table)), content)
+    function, call, arguments = _parsed(command, [*words, "--", _text(place)])
+    if table:
+        write_text(Path(_text(given["data.tags"])), table)
     function(replace(call, shows_result=False), **arguments)
-    result = Run(out)
+    result = Run(_text(given["out"]))
     result.failed = {name: reason for each in call.results for name, reason in each.failed.items()}
     return result
 

@@ -1,14 +1,16 @@
-"""The kinds of CAM that a trained network gives. A new kind adds an entry here, and a file for its computation."""
+"""The kinds of CAM. A new kind adds an entry here, and a file for its computation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
+
+from tag2mask.core.errors import UsageError
 
 if TYPE_CHECKING:
     from tag2mask.cams.inference import ImageMaps
     from tag2mask.pot import PotSettings, TransportCams
 
-CamKind = Literal["classifier", "anomaly", "prototype", "pot", "fused"]
+CamKind = Literal["classifier", "anomaly", "prototype", "pot", "fused", "words"]
 
 CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
@@ -32,6 +34,18 @@ class Kind:
         return self.title[0].upper() + self.title[1:]
 
 
+WORDS: CamKind = "words"
+"""The probabilities of a text-image model that is asked for the names of the classes; no network makes them."""
+
+
+def refuse_words(*_: object) -> NoReturn:
+    """Refuse to make `WORDS` with a network: a `UsageError`."""
+    raise UsageError(
+        "cams.kinds: `words` are the probabilities of a text-image model, which no trained network makes; "
+        "`tag2mask masks IMAGES --classes NAMES --out RUN` does"
+    )
+
+
 KINDS: dict[str, Kind] = {
     "classifier": Kind("classifier CAM", "classifier", lambda maps, pot: maps, has_background=False),
     "anomaly": Kind(
@@ -40,5 +54,6 @@ KINDS: dict[str, Kind] = {
     "prototype": Kind("single prototype", "prototype", lambda maps, pot: maps.prototype_cams(pot)),
     "pot": Kind("POT CAM", "pot", lambda maps, pot: maps.transport(pot), has_allocation=True, is_published=True),
     "fused": Kind("fused CAM", "other-2", lambda maps, pot: maps.fused(pot), needs_base_cams=True, is_published=True),
+    WORDS: Kind("probability by words", "other-0", refuse_words, has_background=False),
 }
 """In the order of the method."""

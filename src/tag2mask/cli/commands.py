@@ -46,6 +46,22 @@ COMMANDS = {
         ("data", "seeds"),
         run="",
     ),
+    "masks": Command(
+        "Make masks of images by the names of classes with CLIPSeg or SAM 3; no tags, no training.",
+        "run:masks",
+        (
+            "masks images --classes cat,dog --out runs/words",
+            "masks images --classes classes.txt --model facebook/sam3 --out runs/sam3",
+            "masks images --classes cat,dog --out runs/words --refine.method crf",
+        ),
+        (
+            *("data", "refine", "evaluate", "report"),
+            *("seeds.model", "seeds.prompts", "seeds.batch_size", "seeds.precision"),
+        ),
+        run="",
+        writes="run",
+        preset="words",
+    ),
     "doctor": Command(
         "Check this machine: versions, devices, memory, weights, and the requirements of each stage.",
         "doctor:doctor",

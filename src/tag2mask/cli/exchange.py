@@ -9,6 +9,7 @@ from tag2mask.cli.console import agreement_table, differences_table, errors, out
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
+from tag2mask.core.files import read_yaml
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.data.dataset import open_images
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
@@ -18,13 +19,17 @@ from tag2mask.export.formats.target import check_target
 from tag2mask.export.onnx import export_onnx, require_onnx
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import find_checkpoint
+from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
-from tag2mask.workflows.compare import compare_masks, pair_masks, write_agreement
+from tag2mask.workflows.compare import compare_masks, pair_masks, record_agreement, write_agreement
 from tag2mask.workflows.export_masks import mask_source, refuse_inside
 from tag2mask.workflows.repeats import refuse_repeats
+
+NO_SPLIT = "default"
+"""The name of the split of images without splits, in exports."""
 
 
 @one_process
@@ -101,7 +106,7 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
     check_target(out, overwrite=overwrite)
     source, split = mask_source(call.config, masks)
     refuse_inside(out, masks, call.config.data.root, call.config.data.tags)
-    settings = ExportSettings(**{"split": split, **given})
+    settings = ExportSettings(**{"split": split or NO_SPLIT, **given})
     result = StageResult(f"export {name}")
     if call.dry_run:
         sentence = f"would write up to {len(source)} masks of {source.folder} as {name} to {out}"
@@ -170,7 +175,7 @@ def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> i
         raise UsageError(f"--out {out} should name a file with the suffix .csv, the table of all images")
     if out is not None and out.exists() and not overwrite:
         raise UsageError(f"--out {out} exists; choose another one, or --overwrite to replace it")
-    pairs = pair_masks(lambda run: call.config if run is None else call.on_top_of(run), (a, b))
+    pairs = pair_masks(partial(_settings_of, call), (a, b))
     if call.dry_run:
         say(output(), f"would compare the masks of {len(pairs.ids)} images in {a} and {b}")
         return 0
@@ -179,6 +184,7 @@ def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> i
     if out is not None:
         write_agreement(out, compared.images)
         result.notes.append(f"table of all images, least agreement first: {out}")
+    result.notes += record_agreement(pairs, compared)
     show_result(call.console, result, errors())
     if call.as_json:
         print_json(compared.to_json())
@@ -188,3 +194,11 @@ def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> i
         if compared.truth is not None:
             say(output(), compared.truth.sentence())
     return 1 if compared.failed else 0
+
+
+def _settings_of(call: Invocation, run: Path | None) -> Config:
+    """The settings of a way in `compare`; a run keeps its classes, as `data.classes` names those of other folders."""
+    if run is None:
+        return call.config
+    config, recorded = call.on_top_of(run), read_yaml(run / "config.yaml").get("data") or {}
+    return replace(config, data=replace(config.data, classes=recorded.get("classes")))

@@ -1,17 +1,18 @@
-"""The commands `run` and `demo`: all stages, once or with several seeds."""
+"""The commands `run`, `demo` and `masks`: all stages, once or with several seeds, or without tags."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask.cli.console import output, print_json, say, spread_table
+from tag2mask.cli.console import errors, output, print_json, say, show_result, spread_table
 from tag2mask.cli.invocation import Invocation
-from tag2mask.cli.stages import one_process, run_stages, run_stages_locked, with_data
+from tag2mask.cli.stages import one_process, run_stages, run_stages_locked, stage_to_restart, with_data
 from tag2mask.core.distributed import is_main, wait
-from tag2mask.core.errors import UsageError
+from tag2mask.core.errors import UsageError, first_five
 from tag2mask.stages.registry import stages_of
 from tag2mask.workflows.demo import FOLDER, prepare_demo
 from tag2mask.workflows.overlays import write_overlays
-from tag2mask.workflows.repeats import RECORD, Repeats
+from tag2mask.workflows.repeats import RECORD, Repeats, refuse_repeats
+from tag2mask.workflows.words import Words, ask_by_words, is_unasked, untagged_images
 
 
 def run(
@@ -61,6 +62,54 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
     if quick and not code:
         say(call.console, "the training of --quick is too short to judge the method: `tag2mask demo` has the figures")
     return code
+
+
+@one_process
+def masks(
+    call: Invocation,
+    data: Path | None = None,
+    *,
+    classes: str | None = None,
+    model: str | None = None,
+    overlays: bool = False,
+    restart: str | None = None,
+) -> int:
+    """Make masks by the names of classes, without tags and training.
+
+    Args:
+        data: the folder with the images; default: that of the run folder
+        classes: names separated by commas, or a file; default: those of a VOC or COCO root
+        model: a CLIPSeg or SAM 3 of transformers, by name or as a folder
+        overlays: also write each mask over its image, as RUN/overlays/ID.jpg
+        restart: delete the outputs of a stage and of all stages that read it, then continue
+    """
+    call = with_data(call, data)
+    for setting, value in (("data.classes", classes), ("seeds.model", model)):
+        if value is not None and setting in call.given:
+            raise UsageError(f"--{setting.partition('.')[2]} and --{setting} are the same; give one of them")
+    data_settings, seeds = call.config.data, call.config.seeds
+    data_settings = replace(data_settings, classes=classes or data_settings.classes)
+    call = call.with_config(replace(call.config, data=data_settings, seeds=replace(seeds, model=model or seeds.model)))
+    run, names = call.run_folder(), ["refine", "confidence", "evaluate", "report"]
+    refuse_repeats(run)
+    asks_again = stage_to_restart(call, restart, [Words.name, *names]) == Words.name
+    images = untagged_images(call.config, run)
+    if call.dry_run:
+        chosen = images.items[: call.config.limit]
+        count = len(chosen) if asks_again else sum(is_unasked(run, item) for item in chosen)
+        say(
+            output(),
+            f"would ask {call.config.seeds.model} for {first_five(images.classes)} in {count} of {len(chosen)} images, "
+            f"then do {', '.join(names)}",
+        )
+        return 0
+    with call.lock(alone=restart is not None):
+        config, result = ask_by_words(call.config, run, images, call.console, restart=asks_again)
+        call = call.with_config(config)
+        call.results.append(result)
+        show_result(call.console, result, errors())
+        then = [write_overlays] if overlays else []
+        return run_stages_locked(call, run, names, *then, restart=None if asks_again else restart)
 
 
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:

@@ -88,7 +88,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
         "",
         *_table({**arguments, **options, "--config NAME": CONFIG, **FLAGS, "--help-all": "show all settings"}, 26),
         "",
-        f"Presets: {', '.join(presets())}.",
+        *wrap(f"Presets: {', '.join(presets())}.", _WIDTH),
         f"Default preset without --config and without a run folder: {command.preset}.",
         "",
     ]

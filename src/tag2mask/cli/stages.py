@@ -222,7 +222,7 @@ def _show_all(call: Invocation, figures: Metrics) -> None:
             show_published(output(), figures, published)
         for comparison in (each for result in call.results for each in result.comparisons):
             output().print(comparison_table(comparison))
-    if call.command in ("run", "demo", "predict") and out is not None:
+    if call.command in ("run", "demo", "masks", "predict") and out is not None:
         say(output(), "\n".join(summary(out, paths)))
 
 
@@ -233,7 +233,7 @@ def run_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str
     if call.dry_run:
         if not is_main():
             return 0
-        planned = plan(call.config, run, names, restart=_stage_to_restart(call, restart, names))
+        planned = plan(call.config, run, names, restart=stage_to_restart(call, restart, names))
         if call.as_json:
             print_json(planned.to_json())
         else:
@@ -272,7 +272,7 @@ def _run_in_every_process(
 
 def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: str | None) -> None:
     """Check everything that can be checked, then delete the outputs to restart, and write config.yaml."""
-    restart = _stage_to_restart(call, restart, names)
+    restart = stage_to_restart(call, restart, names)
     images = run_images(call.config, run)
     again = to_delete(run, restart, images.classes)
     require_classes(run, images.classes, again)
@@ -308,7 +308,7 @@ def _sections(names: Sequence[str]) -> Sequence[str]:
     return [field.name for field in fields(Config) if field.name not in kept]
 
 
-def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) -> str | None:
+def stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) -> str | None:
     """The stage that ``--restart`` names.
 
     Raises:
@@ -316,8 +316,9 @@ def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str])
     """
     if stage is None or stage in names:
         return stage
-    if stage not in STAGES:
-        raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
+    if stage not in STAGES or call.command == "masks":
+        known = names if call.command == "masks" else STAGES
+        raise UsageError(f"--restart should name one of {', '.join(known)}, received '{stage}'")
     if call.command in ("run", "demo"):
         wanted = STAGES[stage].enabled_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tag2mask.core.errors import Tag2maskError, first_five
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import read_json, read_yaml, write_json
 from tag2mask.data.file_names import nfc
 from tag2mask.data.problems import Problem, error, warning
@@ -111,6 +111,19 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
     names = [nfc(name) for name in names]
     subject = str(path) if is_file else "data.classes"
     return tuple(names), list(_list_problems(subject, names))
+
+
+def require_classes_in(value: str) -> tuple[str, ...]:
+    """The class list of `data.classes`, as `read_classes` reads it.
+
+    Raises:
+        UsageError: it cannot be read, or has problems.
+    """
+    names, problems = read_classes(value)
+    problems += class_problems(names or (), "data.classes")
+    if names is None or problems:
+        raise UsageError("; ".join(map(str, problems)))
+    return names
 
 
 def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = False) -> Iterator[Problem]:

@@ -47,8 +47,8 @@ class RefineSettings(Checked):
             CRF over the CAMs; `irn` the highest CAM after a random walk that stops at edges; `irn+crf` both;
             `proposals` masks of a model of the SAM family, each with the class that the CRF finds in it.
         cams: the kind of CAM to refine.
-        background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`);
-            with `irn` it is `walk.background_level`.
+        background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`,
+            `words`); with `irn` it is `walk.background_level`.
         crf: of the dense CRF.
         crf_power: the power to which CAMs are raised to become its probabilities.
         ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);

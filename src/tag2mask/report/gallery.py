@@ -112,6 +112,15 @@ class Gallery:
         """The cards in the given order, without unreadable images; ``brief`` ones have smaller pictures and no CAMs."""
         return [card for entry in entries if (card := self._card(entry, brief)) is not None]
 
+    def foreign_tile(self, title: str, path: Path, card: Card, ids: Sequence[int]) -> list[Tile]:
+        """A mask from elsewhere for a card, none if its file is gone; ``ids`` are the run's, of 0, 1, … in the mask."""
+        labels = attempt(self.notice, read_mask, path, pixel_limit=self.images.pixel_limit) if path.is_file() else None
+        if labels is None:
+            return []
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(ids)] = ids
+        return self._label_tile("prediction", title, table[labels], (card.height, card.width))
+
     def filters(self, cards: Sequence[Card]) -> list[Filter]:
         """The classes to filter cards by."""
         shown = Counter(chip.class_id for card in cards for chip in card.chips)

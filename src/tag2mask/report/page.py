@@ -14,6 +14,7 @@ from tag2mask.core.errors import UsageError
 from tag2mask.core.files import read_json, write_text
 from tag2mask.data import ImageSet, class_colour, css
 from tag2mask.quality.ranking import CLASSES, Ranking, read_classes
+from tag2mask.report.agreement import read_agreements
 from tag2mask.report.charts import EDGE_LOSSES, TRAIN_LOSSES, Chart, draw, log_charts, sweep_charts
 from tag2mask.report.figures import Split, cam_thresholds, read_log, read_splits
 from tag2mask.report.gallery import Gallery
@@ -84,9 +85,11 @@ def write_report(
     cards = gallery.draw(selection.shown)
     own = images if ranked is None else ranked
     first = replace(gallery, images=own).draw(least_certain(own, ranking, settings), brief=True)
+    agreements = read_agreements(replace(gallery, images=own))
     table = attempt(found.notice, lambda: list(read_classes(run))) if (run / CLASSES).is_file() else None
     rows = class_rows(own, table or [])
     script = _text("script.js")
+    every = [*first, *(card for each in agreements for card, _ in each.least), *cards]
     page = (
         _environment()
         .get_template("template.html")
@@ -98,9 +101,11 @@ def write_report(
             images=images,
             found=found,
             cards=cards,
-            filters=gallery.filters([*first, *cards]),
+            filters=gallery.filters(every),
+            count=len(every),
             charts=[draw(chart) for chart in found.charts],
             first=first,
+            agreements=agreements,
             classes=rows,
             worst=worst_classes(found.splits, rows),
             estimate=estimated_quality(ranking),

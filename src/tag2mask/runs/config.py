@@ -31,7 +31,7 @@ class CamSettings(Checked):
     Attributes:
         kinds: which CAMs: `classifier`; `anomaly`, the classifier's times the distance to images without tags, which
             needs a frozen backbone; `prototype` (single prototype); `pot`; `fused`, which needs base CAMs. All come
-            from the same forward passes.
+            from the same forward passes. `words` alone are those of `tag2mask masks`, without a network.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
         merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT and of the single

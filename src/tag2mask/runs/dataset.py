@@ -48,7 +48,7 @@ def run_images(
     key = _key(config.data, split)
     if key not in run.surveyed:
         images = open_images(config.data, split=split)
-        _refuse_run_inside(images, config.out)
+        refuse_run_inside(images, config.out)
         run.surveyed[key] = images
     images = replace(run.surveyed[key], intensity=config.data.intensity)
     if corrected:
@@ -71,7 +71,7 @@ def _key(data: DataSettings, split: str | None) -> str:
     return repr(replace(data, split=data.split if split is None else split, intensity=None))
 
 
-def _refuse_run_inside(images: ImageSet, out: Path | None) -> None:
+def refuse_run_inside(images: ImageSet, out: Path | None) -> None:
     """Refuse a run folder among the images: the next run would read its masks as images."""
     if out is None:
         return

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
-from tag2mask.cams.kinds import KINDS, CamKind
+from tag2mask.cams.kinds import KINDS, WORDS, CamKind, refuse_words
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import cam_origin, is_of_image
@@ -34,7 +34,7 @@ class Cams(Stage):
 
     name = "cams"
     outputs = ("cams",)
-    reads = ("train",)
+    reads: ClassVar[tuple[str, ...]] = ("train",)
     optional_inputs: ClassVar = {"seeds": "external"}
     version = 3
     distribution = "shard"
@@ -43,6 +43,8 @@ class Cams(Stage):
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of CAMs, of the method, and of base CAMs if they are used."""
+        if WORDS in config.cams.kinds:
+            refuse_words()
         cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external

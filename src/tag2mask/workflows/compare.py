@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import write_bytes
 from tag2mask.core.prefetch import map_ahead
+from tag2mask.core.provenance import crc_of
 from tag2mask.data.classes import read_classes
 from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.file_names import nfc
@@ -27,11 +29,12 @@ from tag2mask.evaluation.figures import BACKGROUND, Figures
 from tag2mask.evaluation.folders import file_of
 from tag2mask.export.formats.registry import MaskSource, Source
 from tag2mask.quality.calibration import LEAST, RankingQuality, ranking_quality
+from tag2mask.report.agreement import SHOWN, write_record
 from tag2mask.runs.config import Config
 from tag2mask.runs.ground_truth import rasterise_missing_truth, without_mismatched_truth
 from tag2mask.runs.progress import Console, progress_bar
 from tag2mask.runs.run_folder import RunFolder, run_of
-from tag2mask.workflows.export_masks import NO_SPLIT, mask_source
+from tag2mask.workflows.export_masks import mask_source
 
 Mask = npt.NDArray[np.uint8]
 """(H, W): 0 background, 1..C the classes in the order of A, 255 ignored."""
@@ -173,7 +176,7 @@ class _Side(NamedTuple):
     path: Path
     config: Config
     source: MaskSource
-    split: str
+    split: str | None
     masks: dict[str, Source]
     table: Mask  # (256,)
 
@@ -318,6 +321,34 @@ def compare_masks(pairs: Pairs, console: Console) -> MaskComparison:
     )
 
 
+def record_agreement(pairs: Pairs, compared: MaskComparison) -> list[str]:
+    """Record a comparison of a run's final masks for the report of the run; a sentence about that, if A is a run.
+
+    Raises:
+        Tag2maskError: the run cannot be written.
+    """
+    run, (a, b) = run_of(pairs.a.path), pairs[:2]
+    if run is None or pairs.a.path.resolve() not in (run.resolve(), (run / "masks").resolve()):
+        return []
+    owner = run_of(b.path) or b.path
+    name = b.path.resolve().relative_to(owner.resolve().parent).as_posix()
+    record = {
+        "name": name,
+        "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "images": len(compared.images),
+        "mean_iou": _number(compared.counts.miou(rule="present")),
+        "ids": b.table[: len(b.source.classes) + 1].tolist(),
+        "least": [
+            {"image": each.image, "agreement": each.agreement, "other": str(_file(b, each.image))}
+            for each in compared.images[:SHOWN]
+            if each.agreement < 1
+        ],
+        "masks": {each.image: crc_of(_file(a, each.image)) for each in compared.images},
+    }
+    write_record(run, b.path, record)
+    return [f"`tag2mask report {run}` shows the agreement with {name}"]
+
+
 def write_agreement(path: Path, images: Sequence[ImageAgreement]) -> None:
     """Write a table of the images with `ImageAgreement`'s values; unknown ones are empty."""
     rows = [("image", "agreement", "class", "class_iou")]
@@ -337,7 +368,7 @@ def _ground_truth(pairs: Pairs, console: Console) -> tuple[ImageSet, list[str]]:
     config, data = side.config, side.config.data
     if data.root is None and data.tags is None:
         return _masks_alone(pairs), []
-    images = open_images(data, split=None if side.split == NO_SPLIT else side.split)
+    images = open_images(data, split=side.split)
     images = images.of(images.items.filter(lambda item: item.id in ids))
     images, errors = without_mismatched_truth(rasterise_missing_truth(config, images, console), config)
     known = images.items.filter(lambda item: item.truth is not None and item.truth.is_file())
@@ -380,6 +411,11 @@ def _against_truth(
     if np.count_nonzero(known) < LEAST:
         return found
     return replace(found, ranking=ranking_quality(agreement[known], iou[known]))
+
+
+def _file(side: _Side, image_id: str) -> Path:
+    """The file of a mask, absolute."""
+    return side.source.path(side.masks[image_id][0]).absolute()
 
 
 def _confusion(prediction: Mask, truth: Mask, names: Sequence[str]) -> Confusion:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import read_json
-from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.classes import require_classes_in
 from tag2mask.data.dataset import find_images, open_images
 from tag2mask.export.formats.registry import MaskSource
 from tag2mask.runs.config import Config
@@ -13,12 +13,9 @@ from tag2mask.runs.corrections import CORRECTIONS, final_masks, run_corrections
 from tag2mask.runs.run_folder import WHOLE, RunFolder, run_of
 from tag2mask.stages.registry import require_classes
 
-NO_SPLIT = "default"
-"""The name of the split of images without splits."""
 
-
-def mask_source(config: Config, path: Path, *, classes: Sequence[str] | None = None) -> tuple[MaskSource, str]:
-    """The masks in a run or folder, and the name of their split.
+def mask_source(config: Config, path: Path, *, classes: Sequence[str] | None = None) -> tuple[MaskSource, str | None]:
+    """The masks in a run or folder, and the name of their split; None for images without splits.
 
     Args:
         config: `data` and `limit` are read; where the path is in a run, the settings are those of the run.
@@ -34,7 +31,7 @@ def mask_source(config: Config, path: Path, *, classes: Sequence[str] | None = N
     owner = run_of(path)
     if owner is not None:
         return _of_run(config, path, RunFolder(owner))
-    limits, split = (config.data.pixel_limit, config.limit), config.data.split or NO_SPLIT
+    limits, split = (config.data.pixel_limit, config.limit), config.data.split
     predicted = _predicted_classes(path)
     if predicted is not None:
         found = None if config.data.root is None else find_images(config.data.root).items
@@ -45,7 +42,7 @@ def mask_source(config: Config, path: Path, *, classes: Sequence[str] | None = N
     return MaskSource(path, images.classes, images.items, *limits), split
 
 
-def _of_run(config: Config, path: Path, run: RunFolder) -> tuple[MaskSource, str]:
+def _of_run(config: Config, path: Path, run: RunFolder) -> tuple[MaskSource, str | None]:
     """The masks in a folder of a run: the final masks, without those that were rejected, or others as they are."""
     kind, _, name = path.absolute().relative_to(run.path.absolute()).as_posix().partition("/")
     is_final = (kind, name) in ((".", ""), ("masks", ""))
@@ -56,7 +53,7 @@ def _of_run(config: Config, path: Path, run: RunFolder) -> tuple[MaskSource, str
         raise UsageError(f"{folder} does not exist; `tag2mask refine {run.path}` makes the masks of a run")
     images = open_images(config.data, split=split)
     require_classes(run, images.classes)
-    limits, split = (config.data.pixel_limit, config.limit), split or NO_SPLIT
+    limits = config.data.pixel_limit, config.limit
     if not is_final or not (run / CORRECTIONS).exists():
         return MaskSource(folder, images.classes, images.items, *limits), split
     images = images.corrected(run_corrections(run, images.classes))
@@ -102,8 +99,4 @@ def _classes(config: Config) -> tuple[str, ...]:
         raise UsageError(
             "nothing says what the classes are; name them with --data.classes, or the data with --data.root"
         )
-    classes, problems = read_classes(config.data.classes)
-    problems = [*problems, *class_problems(classes or (), "data.classes")]
-    if classes is None or problems:
-        raise UsageError(first_five(problem.message for problem in problems))
-    return classes
+    return require_classes_in(config.data.classes)

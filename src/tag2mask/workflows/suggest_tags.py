@@ -7,9 +7,9 @@ from pathlib import Path
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.seed_models import load_seed_model
 from tag2mask.core.device import resolve_device
-from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.errors import UsageError
 from tag2mask.core.files import write_text
-from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.classes import require_classes_in
 from tag2mask.data.dataset import find_images
 from tag2mask.data.readers.table_columns import SUGGESTED
 from tag2mask.runs.config import Config
@@ -79,10 +79,4 @@ def suggest_tags(
 def _class_names(value: str | None) -> tuple[str, ...]:
     if value is None:
         raise UsageError("tags needs --classes, names with commas or a file, of what the images may hold")
-    names, problems = read_classes(value)
-    problems += [] if names is None else class_problems(names, "--classes")
-    if names and (bad := [name for name in names if ";" in name]):
-        raise UsageError(f"--classes: {first_five(bad)} holds a `;`, which joins tags; choose names without it")
-    if problems or names is None:
-        raise UsageError("; ".join(str(problem) for problem in problems))
-    return names
+    return require_classes_in(value)

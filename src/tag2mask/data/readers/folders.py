@@ -111,12 +111,15 @@ def _is_mask_of_another(root: Path, name: str) -> bool:
 
 
 def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
-    """All images below ``root``, a folder or one image, without tags; the folder ``skip`` is not entered."""
+    """All images below ``root``, a folder or one image, without tags; the folder ``skip`` is not entered.
+
+    ``NAME_mask.png`` next to an image ``NAME`` is not an image.
+    """
     if root.is_file():
         return Listing("folders", root.parent, Entries([Entry(id_of_name(root.name), str(root), ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
-        if is_image:
+        if is_image and not _is_mask_of_another(root, name):
             listing.entries.append(Entry(id_of_name(name), inside(root, name), ()))
     return listing
 

@@ -110,7 +110,7 @@ class MaskSource:
         """
         image_id, image, tags = source
         size = None if image is None else image_size(image, pixel_limit=self.pixel_limit)
-        mask = read_mask(self._path(image_id), size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+        mask = read_mask(self.path(image_id), size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
         return MaskRecord(image_id, image, mask, tags)
 
     def _read(self, source: Source) -> tuple[str, MaskRecord | str | None]:
@@ -122,9 +122,10 @@ class MaskSource:
 
     def _exists(self, source: Source) -> bool:
         image_id, image, _ = source
-        return self._path(image_id).is_file() or image is None
+        return self.path(image_id).is_file() or image is None
 
-    def _path(self, image_id: str) -> Path:
+    def path(self, image_id: str) -> Path:
+        """The file of a mask."""
         return self.folder / f"{checked_id(image_id)}.png"
 
 

@@ -1,0 +1,216 @@
+"""`masks`: a text-image model finds the classes of untagged images by their names, and where they are."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.kinds import WORDS
+from tag2mask.cams.seed_models import MapMaker, TextImageModel, load_seed_model
+from tag2mask.core.device import resolve_device
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.files import write_text
+from tag2mask.core.provenance import is_of_image
+from tag2mask.data.cam_files import CamFile, CamFileError, read_cam, read_record, write_cam
+from tag2mask.data.classes import require_classes_in
+from tag2mask.data.dataset import ImageSet, detect_layout, find_images, survey
+from tag2mask.data.manifest import ImageItem
+from tag2mask.data.problems import refuse_errors
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import run_corrections
+from tag2mask.runs.dataset import refuse_run_inside
+from tag2mask.runs.progress import Console, StageResult, progress_bar
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.base import Settings
+from tag2mask.stages.cams import Cams
+from tag2mask.stages.registry import STAGES, require_classes, to_delete
+from tag2mask.stages.seeds import batches_by_patches, prepared_batches
+
+
+class Words(Cams):
+    """The stage `cams` with a text-image model in place of a network."""
+
+    reads = ()
+
+    def settings(self, config: Config, images: ImageSet) -> Settings:
+        """The settings of the model, and the probability from which it finds a class."""
+        level = {"background_threshold": config.refine.background_threshold}
+        return {"cams": {"kinds": [WORDS]}, **STAGES["seeds"].settings(config, images), "refine": level}
+
+
+_OF_TAGS = {"missing-tags", "bad-annotation", "unknown-tag", "no-tags"}
+"""Kinds of problems that do not matter: the tags of the data set are not read."""
+
+
+def untagged_images(config: Config, run: RunFolder) -> ImageSet:
+    """The images to ask for, with the class list, and with tags only where somebody corrected them.
+
+    A VOC or COCO root, or a folder with a table, has its own list of images; any other folder has all that are below
+    it.
+
+    Raises:
+        UsageError: there are no images or no classes, or there is a tags table already.
+    """
+    data = config.data
+    if data.tags is not None and data.tags.absolute() != _table(run).absolute():
+        raise UsageError(
+            f"masks takes a folder with images and finds their tags by itself, and {data.tags} is a table or a file; "
+            "leave it out, or use `tag2mask run` with tags"
+        )
+    if data.root is None:
+        raise UsageError("masks needs IMAGES, the folder with the images")
+    if "tag" in (pair.partition("=")[2].strip() for pair in (data.mask_values or "").split(",")):
+        raise UsageError("data.mask_values: `tag` is the given tag of an image, and masks has none; name the class")
+    own = replace(data, tags=None)
+    layout = detect_layout(own)
+    if data.classes is None and layout not in ("voc", "coco"):
+        raise UsageError("masks needs --classes, names with commas or a file, of what the images may show")
+    if layout == "folders":
+        images = replace(find_images(data.root, skip=run.path), classes=require_classes_in(data.classes or ""))
+        truth = None if data.masks is None else data.masks.absolute()
+        if truth is not None and data.root.absolute() in truth.parents:
+            images = images.of(images.items.filter(lambda item: truth not in item.path.absolute().parents))
+    else:
+        found = survey(own)
+        refuse_errors((each for each in found.problems if each.kind not in _OF_TAGS), data.root)
+        images = found.images
+    refuse_run_inside(images, run.path)
+    corrections = run_corrections(run, images.classes)
+    return images.of(images.items.with_tags({item.id: () for item in images.items})).corrected(corrections)
+
+
+def is_unasked(run: RunFolder, item: ImageItem) -> bool:
+    """Whether the file of an image is missing, of another image, or lacks a corrected tag."""
+    path = _maps(run, item)
+    found = read_record(path)
+    return found is None or not {*item.tags} <= {*found.ids} or not is_of_image(found.image, item.path, path)
+
+
+def ask_by_words(
+    config: Config, run: RunFolder, images: ImageSet, console: Console, *, restart: bool
+) -> tuple[Config, StageResult]:
+    """Ask a model for every class in every image, and write the maps of those that it finds, and a table of tags.
+
+    A class is in an image if its probability is above `refine.background_threshold` somewhere. The maps are
+    probabilities, not divided by their maximum.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        images: of `untagged_images`.
+        console: for progress.
+        restart: delete the maps, and all that was made from them, first.
+
+    Returns:
+        the settings of a run over these images with the tags that were found, and the result.
+
+    Raises:
+        UsageError: the folder has maps of another model or of other classes, or the model has no probabilities.
+        Tag2maskError: no image shows any of the classes, or the model could not be loaded.
+    """
+    if config.shard is not None:
+        raise UsageError("masks writes one table of tags, so --shard does not apply; leave it out")
+    stage, settings, result = Words(), config.seeds, StageResult("words")
+    again = to_delete(run, stage.name, images.classes) if restart else []
+    require_classes(run, images.classes, again)
+    run.check(stage, stage.fingerprint(config, images), restart=restart)
+    chosen = images.items[: config.limit]
+    if restart or any(is_unasked(run, item) for item in chosen):
+        prompts = read_prompts(settings.prompts, images.classes)
+        device = resolve_device(config.device)
+        model = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
+        if model.probabilities is None:
+            raise UsageError(
+                f"{settings.model} is a CLIP, which makes no masks by itself: use a CLIPSeg or a SAM 3, or "
+                "`tag2mask run` with tags"
+            )
+        run.delete(STAGES[name] for name in again)
+        run.record_fingerprint(stage, stage.fingerprint(config, images))  # with the files that were downloaded
+        _ask(config, run, images.of(chosen), model.model, model.probabilities, result, console)
+    result.skipped = len(chosen) - result.done - len(result.failed)
+    data, listed = config.data, images
+    if data.split is not None:  # a review lists the images of all splits
+        listed = survey(replace(data, tags=None, split=None)).images
+    tags = _found_tags(config, run, listed)
+    if not any(tags.values()):
+        raise Tag2maskError(
+            f"{settings.model} finds none of {first_five(images.classes)} in {len(chosen)} images; use other words "
+            "(seeds.prompts), or a lower --refine.background_threshold with --restart cams"
+        )
+    _write_table(_table(run), listed, tags)
+    counts = Counter(name for item in chosen for name in tags[item.id])
+    named = ", ".join(f"{name} in {counts[name]}" for name in images.classes if counts[name])
+    none = sum(not tags[item.id] for item in chosen)
+    result.notes.append(f"{named} images; none of the classes in {none}; the tags are in {_table(run)}")
+    config = replace(config, data=replace(config.data, tags=_table(run)))
+    run.record_config(config)
+    return config, result
+
+
+def _ask(
+    config: Config,
+    run: RunFolder,
+    images: ImageSet,
+    model: TextImageModel,
+    probabilities: MapMaker,
+    result: StageResult,
+    console: Console,
+) -> None:
+    """Write the maps of the images that were not asked for yet."""
+    batches = batches_by_patches(model, images.items, config, result)
+    todo, unasked = batches.unfinished(lambda item: is_unasked(run, item))
+    with progress_bar(console, "words", unasked) as advance:
+        for batch in prepared_batches(model, todo, config, result):
+            asked = torch.ones(len(batch), len(images.classes), dtype=torch.bool)
+            made = probabilities([each.image for each in batch], asked)
+            for each, (labels, maps) in zip(batch, made, strict=True):
+                if is_unasked(run, each.item):
+                    ids, cams = np.array(labels, dtype=np.int32) + 1, maps.half().numpy()
+                    kept = _found(cams, config) | np.isin(ids, each.item.tags)
+                    cam = CamFile(ids[kept], cams[kept], each.size, image=each.origin)
+                    write_cam(_maps(run, each.item), cam)
+                    result.done += 1
+            advance(result.done)
+
+
+def _found(cams: npt.NDArray[np.float16], config: Config) -> npt.NDArray[np.bool_]:
+    """Whether each class, of maps (K, h, w), is in the image: (K,)."""
+    found: npt.NDArray[np.bool_] = cams.max((1, 2), initial=0) > config.refine.background_threshold
+    return found
+
+
+def _found_tags(config: Config, run: RunFolder, images: ImageSet) -> dict[str, list[str]]:
+    """The classes that the model found in each image; none in images that it was not asked for."""
+    tags: dict[str, list[str]] = {item.id: [] for item in images.items}
+    for item in images.items:
+        with suppress(CamFileError):
+            cam = read_cam(_maps(run, item))
+            tags[item.id] = [images.classes[number - 1] for number in cam.ids[_found(cam.cams, config)]]
+    return tags
+
+
+def _write_table(path: Path, images: ImageSet, tags: Mapping[str, Sequence[str]]) -> None:
+    """Write the tags of all images, with their splits if they have any."""
+    text, has_splits = io.StringIO(), any(item.splits for item in images.items)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "tags", *(["split"] if has_splits else [])])
+    for item in images.items:
+        name = item.path.relative_to(images.root).as_posix()
+        writer.writerow([name, ";".join(tags[item.id]), *([item.splits] if has_splits else [])])
+    write_text(path, text.getvalue())
+
+
+def _maps(run: RunFolder, item: ImageItem) -> Path:
+    return run / f"cams/{WORDS}/{item.id}.npz"
+
+
+def _table(run: RunFolder) -> Path:
+    return run / "tags.csv"
