@@ -209,6 +209,15 @@ def test_loads_a_folder_and_reads_texts(tmp_path: Path) -> None:
     assert isinstance(whole[0], ClipCams)
 
 
+@pytest.mark.parametrize("lost", ["vocab.json", "merges.txt"])
+def test_a_model_without_its_tokenizer_is_refused(lost: str, tmp_path: Path) -> None:
+    """The library would give every text the same tokens."""
+    folder = tiny_folder(tmp_path / "clip", tiny_model())
+    (folder / lost).unlink()
+    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no vocab\.json and merges\.txt; fetch the model"):
+        load_clip(str(folder))
+
+
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"seeds\.model should be a folder.*'nothing'"):
         load_clip("nothing")

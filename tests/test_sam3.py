@@ -64,7 +64,11 @@ def test_maps_are_those_of_the_library_joined(folder: Path, words: Path) -> None
     prepared = _prepared(sam3)
     tags = torch.tensor([[True, True], [False, True], [False, False]])
     assert seeds.probabilities is not None
-    found, absolute = seeds.cams(prepared, tags), seeds.probabilities(prepared, tags)
+    encoded: list[int] = []
+    sam3.model.vision_encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
+    found = seeds.cams(prepared, tags)
+    assert encoded == [3], "each image once, for all phrases"
+    absolute = seeds.probabilities(prepared, tags)
     assert [labels for labels, _ in found] == [labels for labels, _ in absolute] == [(0, 1), (1,), ()]
     for own, (labels, cams), (_, maps) in zip(prepared, found, absolute, strict=True):
         assert cams.shape == (len(labels), 32, 32)

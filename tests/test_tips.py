@@ -1,6 +1,7 @@
 """Base CAMs from TIPSv2: agreement with the library under a mask of attention, and the stage `seeds` with it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _loaded(folder: Path, words: Path) -> tuple[SeedModel, Tips]:
-    found = load_seed_model(SeedSettings(model=str(folder)), read_prompts(str(words), ("dab", "fen")), CPU)
+def _loaded(folder: Path, words: Path, **settings: Any) -> tuple[SeedModel, Tips]:
+    prompts = read_prompts(str(words), ("dab", "fen"))
+    found = load_seed_model(SeedSettings(model=str(folder), **settings), prompts, CPU)
     assert isinstance(found.model, Tips)
     return found, found.model
 
@@ -87,6 +89,9 @@ def test_probabilities_are_a_softmax_over_classes_and_background(folder: Path, w
             slow = (exponentials[place] / sum(exponentials)).view(grid)
             torch.testing.assert_close(own, slow, rtol=0, atol=1e-5)
             torch.testing.assert_close(cam, slow / slow.max(), rtol=0, atol=1e-5)
+    low = _loaded(folder, words, precision="bf16")[0].cams(prepared, tags)
+    for (_, cams), (_, close) in zip(found, low, strict=True):
+        torch.testing.assert_close(cams, close, rtol=0, atol=0.03)
     every = seeds.probabilities(prepared, torch.ones(4, 2, dtype=torch.bool))
     torch.testing.assert_close(seeds.scores(prepared), torch.stack([maps.amax((1, 2)) for _, maps in every]))
 

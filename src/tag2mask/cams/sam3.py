@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker
 """
 
 _MOST_PHRASES = 4
-"""Phrases that are decoded together: each takes about 0.3 GB at 1008 pixels."""
+"""Phrases that are decoded together: each takes about 0.5 GB at 1008 pixels."""
 
 SCORE_FLOOR = 0.3
 """Masks with a lower score are dropped. Source: `post_process_instance_segmentation` of `transformers`."""
@@ -114,26 +115,28 @@ class Sam3(nn.Module):
             return
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        # entered anew for each call, as a generator would leave it on for its consumer
+        autocast = partial(torch.autocast, self.device.type, self.dtype, enabled=self.dtype is not None)
+        with autocast():
             vision = self.model.get_vision_features(torch.stack(list(images)).to(self.device))
-            for start in range(0, len(pairs), _MOST_PHRASES):
-                own, phrases = (list(values) for values in zip(*pairs[start : start + _MOST_PHRASES], strict=True))
-                levels, positions = (
-                    tuple(each[own] for each in kind)
-                    for kind in (vision.fpn_hidden_states, vision.fpn_position_encoding)
-                )
+        for start in range(0, len(pairs), _MOST_PHRASES):
+            own, phrases = (list(values) for values in zip(*pairs[start : start + _MOST_PHRASES], strict=True))
+            levels = tuple(each[own] for each in vision.fpn_hidden_states)
+            # the same for all images
+            positions = tuple(each[:1].expand(len(own), -1, -1, -1) for each in vision.fpn_position_encoding)
+            with autocast():
                 found = self.model(
                     vision_embeds=type(vision)(fpn_hidden_states=levels, fpn_position_encoding=positions),
                     text_embeds=BaseModelOutputWithPooling(pooler_output=texts.features[phrases]),
                     attention_mask=texts.mask[phrases],
                 )
-                presence = found.presence_logits.float().sigmoid()  # (P, 1)
-                yield Sam3Output(
-                    found.semantic_seg[:, 0].float().sigmoid(),
-                    found.pred_masks.float().sigmoid_(),
-                    found.pred_logits.float().sigmoid() * presence,
-                    presence[:, 0],
-                )
+            presence = found.presence_logits.float().sigmoid()  # (P, 1)
+            yield Sam3Output(
+                found.semantic_seg[:, 0].float().sigmoid(),
+                found.pred_masks.float().sigmoid_(),
+                found.pred_logits.float().sigmoid() * presence,
+                presence[:, 0],
+            )
 
     def probabilities(self, images: Sequence[Tensor], texts: Sam3Texts, pairs: Sequence[tuple[int, int]]) -> Tensor:
         """How sure the model is that a place of an image belongs to a phrase.

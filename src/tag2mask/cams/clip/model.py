@@ -244,10 +244,14 @@ def load_text_model(
     import transformers
 
     model, folder = load_pretrained(name, classes, setting, also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
-    kind = transformers.CLIPTokenizer
-    if model.config.model_type == "tipsv2":
-        kind = transformers.Tipsv2Tokenizer
-        if not (folder / "tokenizer.json").is_file():
+    is_tips = model.config.model_type == "tipsv2"
+    kind = transformers.Tipsv2Tokenizer if is_tips else transformers.CLIPTokenizer
+    if not (folder / "tokenizer.json").is_file():
+        parts = ("tokenizer.model",) if is_tips else ("vocab.json", "merges.txt")
+        if not all((folder / name).is_file() for name in parts):  # the library would read it as one without words
+            wanted = " and ".join(parts)
+            raise UsageError(f"{setting}: {folder} has no tokenizer.json and no {wanted}; fetch the model again")
+        if is_tips:
             _check_sentencepiece(folder)
     try:
         tokenizer = kind.from_pretrained(folder)
@@ -263,8 +267,6 @@ def load_text_model(
 
 def _check_sentencepiece(folder: Path) -> None:
     """Check that the library can read a tokenizer that is a file of SentencePiece."""
-    if not (folder / "tokenizer.model").is_file():
-        raise UsageError(f"seeds.model: {folder} has no tokenizer.json and no tokenizer.model; fetch the model again")
     if lacking := [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]:
         packages = " ".join(name.removeprefix("google.") for name in lacking)
         raise UsageError(
