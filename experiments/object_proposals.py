@@ -6,8 +6,8 @@ The prompts are those of the method: the CAM's peak and the box of each region o
 with the connected region of the truth that the point lies in, background too, inside of the box enlarged by a tenth.
 The region is exact; its border is moved by 3 to 5 pixels, in or out; it is also cut to a half; it also spills over its
 border by a disc of the radius √area / 2; or one of the last three, by chance ("rough").
-Every second image chooses the margin and what becomes of the rest of a region, by the mean gain of the five kinds; the
-others report. RUN has POT CAMs and ground truth.
+Every second image chooses the margin, the weight of a vote, and what becomes of the rest of a region, by the mean gain
+of the five kinds; the others report. RUN has POT CAMs and ground truth.
 """
 
 import argparse
@@ -36,14 +36,16 @@ Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
 
 KINDS = ("exact", "border", "half", "spill", "rough")
-MARGINS = (0.0, 0.1, 0.2, 0.4)
-COVERED = (0.5, 0.7, 0.9, 2.0)  # 2: the rest of a region keeps its labels
+WEIGHTS = (1.0, 0.85, 0.7)
+MARGINS = (0.2, 0.4)
+COVERED = (0.7, 2.0)  # 2: the rest of a region keeps its labels
 
 
 class Method(NamedTuple):
     kind: str
     margin: float = 0.0
     covered: float = 0.0
+    weight: float = 0.0
 
 
 CRF = Method("CRF")
@@ -103,9 +105,9 @@ def labels_of(image: Path, cam_file: Path, truth: Labels, power: float) -> Itera
     asked, whole = prompts(cams, posterior), filled(truth)
     for kind in KINDS:
         masks = stand_in(whole, asked, kind)
-        for margin, covered in product(MARGINS, COVERED):
-            found = named(posterior, masks, margin=margin, covered=covered)
-            yield Method(kind, margin, covered), ids[found.argmax(0).numpy()]
+        for margin, covered, weight in product(MARGINS, COVERED, WEIGHTS):
+            found = named(posterior, masks, margin=margin, covered=covered, weight=weight)
+            yield Method(kind, margin, covered, weight), ids[found.argmax(0).numpy()]
 
 
 def main() -> None:
@@ -130,19 +132,20 @@ def main() -> None:
         first, crf = (every[each][::2].sum(0).astype(np.float64) for each in (method, CRF))
         return float(miou(first, ids) - miou(crf, ids))
 
-    def mean_gain(margin: float, covered: float) -> float:
-        return float(np.mean([gain(Method(kind, margin, covered)) for kind in KINDS]))
+    def mean_gain(values: tuple[float, ...]) -> float:
+        return float(np.mean([gain(Method(kind, *values)) for kind in KINDS]))
 
-    print(f"{len(items)} images; mean gain, choosing, by margin (rows) and share covered {COVERED}:")
-    for margin in MARGINS:
-        print(margin, *(f"{mean_gain(margin, covered):.1f}" for covered in COVERED))
-    margin, covered = max(product(MARGINS, COVERED), key=lambda pair: mean_gain(*pair))
-    print("\n| masks | margin | covered | gain, choosing | mIoU, reporting | minus CRF |\n|---|---|---|---|---|---|")
-    rows = [Method(kind, margin, each) for kind in KINDS for each in (covered, COVERED[-1])]
-    for method in (CRF, *rows):
+    print(f"{len(items)} images\n\n| margin | covered | weight | mean gain, choosing |\n|---|---|---|---|")
+    for values in product(MARGINS, COVERED, WEIGHTS):
+        print(f"| {values} | {mean_gain(values):.1f} |")
+    margin, covered, weight = max(product(MARGINS, COVERED, WEIGHTS), key=mean_gain)
+    print("\n| masks | margin | covered | weight | gain, choosing | mIoU, reporting | minus CRF |")
+    print("|---" * 7 + "|")
+    settings = dict.fromkeys([(margin, covered, weight), (margin, COVERED[-1], weight), (margin, covered, WEIGHTS[0])])
+    for method in (CRF, *(Method(kind, *values) for kind in KINDS for values in settings)):
         own, crf = every[method][1::2], every[CRF][1::2]
-        print(f"| {method.kind} | {method.margin} | {method.covered} | {gain(method):.1f} | ", end="")
-        print(f"{estimate([own], ids)} | {paired([own], [crf], ids)} |")
+        print("|", *(f"{value} |" for value in method), f"{gain(method):.1f} | {estimate([own], ids)} | ", end="")
+        print(f"{paired([own], [crf], ids)} |")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,12 @@ def _slow_regions(labels: np.ndarray) -> list[tuple[int, set[tuple[int, int]]]]:
     return found
 
 
-def _slow_named(posterior: np.ndarray, proposals: np.ndarray, margin: float, covered: float) -> np.ndarray:
+def _slow_named(
+    posterior: np.ndarray, proposals: np.ndarray, margin: float, covered: float, weight: float
+) -> np.ndarray:
     """The class of each pixel."""
     labels = posterior.argmax(0)
-    voted = np.full(labels.shape, -1)
+    voted, weighed = np.full(labels.shape, -1), labels.copy()
     for y, x in np.ndindex(*labels.shape):
         greatest = -1.0
         for proposal in proposals:
@@ -60,7 +62,10 @@ def _slow_named(posterior: np.ndarray, proposals: np.ndarray, margin: float, cov
             first, second = sorted(means, reverse=True)[:2]
             if proposal[y, x] and means[0] < first and first - second >= margin and first - second > greatest:
                 greatest, voted[y, x] = first - second, int(np.argmax(means))
-    found = np.where(voted >= 0, voted, labels)
+                pairs = zip(posterior[:, y, x], means, strict=True)
+                both = [max(own, 1e-3) ** (1 - weight) * max(mean, 1e-3) ** weight for own, mean in pairs]
+                weighed[y, x] = int(np.argmax(both))
+    found = np.where(voted >= 0, weighed, labels)
     for class_, region in _slow_regions(labels):
         if sum(voted[pixel] == class_ for pixel in region) >= covered * len(region):
             for pixel in region:
@@ -108,12 +113,12 @@ def test_only_large_regions_make_prompts_and_not_too_many() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("margin", "covered"), [(0.0, 0.5), (0.2, 0.7), (0.3, 2.0)])
-def test_the_vote_is_that_of_a_slow_version(seed: int, margin: float, covered: float) -> None:
+@pytest.mark.parametrize(("margin", "covered", "weight"), [(0.0, 0.5, 1.0), (0.2, 0.7, 0.5), (0.3, 2.0, 0.7)])
+def test_the_vote_is_that_of_a_slow_version(seed: int, margin: float, covered: float, weight: float) -> None:
     posterior, proposals = _posterior(3, seed), _discs(6, seed)
-    found = named(posterior, proposals, margin=margin, covered=covered)
+    found = named(posterior, proposals, margin=margin, covered=covered, weight=weight)
     torch.testing.assert_close(found.sum(0), torch.ones(SIZE))
-    expected = _slow_named(posterior.numpy(), proposals.numpy(), margin, covered)
+    expected = _slow_named(posterior.numpy(), proposals.numpy(), margin, covered, weight)
     assert (found.argmax(0).numpy() == expected).all()
 
 
