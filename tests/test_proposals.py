@@ -133,15 +133,16 @@ def test_no_proposals_and_no_classes() -> None:
 
 
 def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
-    """A disc of two colours; the CAM lies on its left half and on the ground next to it."""
+    """A disc of two colours on ground of two colours; the CAM lies on its left and on ground of its colour."""
     size = (48, 64)
     grid = np.mgrid[: size[0], : size[1]]
     disc = np.hypot(grid[0] - 24, grid[1] - 32) < 14
     image = np.full((*size, 3), 40, np.uint8)
-    image[disc & (grid[1] < 38)] = 120
-    image[disc & (grid[1] >= 38)] = 220
+    image[18:30, 6:24] = 120
+    image[disc & (grid[1] < 40)] = 120
+    image[disc & (grid[1] >= 40)] = 220
     cam = torch.zeros(2, *size)
-    cam[1] = torch.from_numpy(((np.abs(grid[0] - 24) < 20) & (np.abs(grid[1] - 26) < 14)).astype(np.float32))
+    cam[1] = torch.from_numpy(((np.abs(grid[0] - 24) < 20) & (np.abs(grid[1] - 22) < 18)).astype(np.float32))
     cam[0] = 1 - cam[1]
     maps = ClassMaps(torch.tensor([0, 5], dtype=torch.uint8), 0.6 * cam + 0.2)
     settings = RefineSettings(method="crf")
@@ -156,7 +157,7 @@ def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
     (after,) = refined_masks([torch.from_numpy(image)], [maps], [size], settings, propose=propose)
     assert asked[0][:2] == ((*size, 3), [0, 5]) and len(asked[0][2].boxes) == 1
     wrong = ((before.numpy() == 5) != disc).mean()
-    assert wrong > 0.05 and ((after.numpy() == 5) == disc).all()
+    assert wrong > 0.04 and ((after.numpy() == 5) != disc).mean() < 0.1 * wrong
 
 
 def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-MARGIN = 0.4
+MARGIN = 0.2
 """The least difference of the two highest means of a vote, below which a proposal abstains; chosen on voc-animals."""
 
 _LEAST_SHARE = 0.01
@@ -21,7 +21,7 @@ _MOST_REGIONS = 8
 COVERED = 0.7
 """The share of a region that proposals of its class cover, from which on they decide about the rest; chosen, too."""
 
-WEIGHT = 1.0
+WEIGHT = 0.85
 """The weight of a vote against the pixel's own posterior; chosen, too."""
 
 _LEAST = 1e-3
