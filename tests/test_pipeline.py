@@ -118,7 +118,7 @@ def test_the_run_remembers_its_settings(copied: Path, capsys: Capture) -> None:
     assert "train: done already" in said and "cams: 0 images to do" in said
     assert main(["cams", str(copied), "--print-config"]) == 0
     saved = yaml.safe_load((copied / "config.yaml").read_text())
-    assert saved.pop("format") == 4
+    assert saved.pop("format") == 5
     assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied), "limit": None, "shard": None}
 
 
@@ -127,7 +127,7 @@ def test_a_run_of_another_version_is_refused(
     number: int | None, copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     settings = yaml.safe_load((copied / "config.yaml").read_text())
-    assert settings.pop("format") == json.loads((copied / "train/stage.json").read_text())["format"] == 4
+    assert settings.pop("format") == json.loads((copied / "train/stage.json").read_text())["format"] == 5
     (copied / "config.yaml").write_text(yaml.safe_dump(settings if number is None else {"format": number, **settings}))
     before = files_of(copied)
     named, place = "no format" if number is None else f"format {number}", str(copied)
@@ -162,7 +162,7 @@ def test_a_stage_of_another_version_is_refused_and_another_settings_file(
     assert f"{copied} was made by another version of tag2mask (format 3," in capsys.readouterr().err
     settings = (copied / "config.yaml").read_text()
     for number, code in ((4, 0), (3, 2)):
-        (tmp_path / "mine.yaml").write_text(settings.replace("format: 4\n", f"format: {number}\n"))
+        (tmp_path / "mine.yaml").write_text(settings.replace("format: 5\n", f"format: {number}\n"))
         command = ["run", str(scenes), "--out", str(tmp_path / "new"), "--config", str(tmp_path / "mine.yaml")]
         assert main([*command, "--dry-run"]) == code
     assert "mine.yaml was made by another version of tag2mask (format 3," in capsys.readouterr().err

@@ -37,7 +37,7 @@ EDGE_LABELS = "edges/labels"
 WHOLE = "all"
 """The split name of figures of data without splits."""
 
-FORMAT = 4
+FORMAT = 5
 """The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when a file gets
 another name or meaning."""
 
