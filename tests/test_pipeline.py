@@ -147,7 +147,7 @@ def test_a_run_of_another_version_is_refused(
     ):
         assert main(command) == 2, command
         assert capsys.readouterr().err.replace("\n", " ").strip() == (
-            f"error: {place} was made by another version of tag2mask ({named}, this one reads 4); use that version, "
+            f"error: {place} was made by another version of tag2mask ({named}, this one reads 5); use that version, "
             "or another --out"
         )
     assert files_of(copied) == before
@@ -161,7 +161,7 @@ def test_a_stage_of_another_version_is_refused_and_another_settings_file(
     assert main(["cams", str(copied)]) == 2
     assert f"{copied} was made by another version of tag2mask (format 3," in capsys.readouterr().err
     settings = (copied / "config.yaml").read_text()
-    for number, code in ((4, 0), (3, 2)):
+    for number, code in ((5, 0), (3, 2)):
         (tmp_path / "mine.yaml").write_text(settings.replace("format: 5\n", f"format: {number}\n"))
         command = ["run", str(scenes), "--out", str(tmp_path / "new"), "--config", str(tmp_path / "mine.yaml")]
         assert main([*command, "--dry-run"]) == code
