@@ -134,9 +134,8 @@ def table(counts: dict[tuple[str, str], list[Counts]], config: Config, classes: 
     for (name, kind), rows in sorted(counts.items(), key=lambda pair: cost(SETS[pair[0][0]])):
         own, base = np.stack(rows), np.stack(counts[default, kind])
         halves = " | ".join(str(paired([own[k::2]], [base[k::2]], ids)) for k in (0, 1))
-        print(
-            f"| {name} | {cost(SETS[name]):.2f} | {kind} | {estimate([own], ids)} | {paired([own], [base], ids)} | {halves} |"
-        )
+        figures = f"{estimate([own], ids)} | {paired([own], [base], ids)} | {halves}"
+        print(f"| {name} | {cost(SETS[name]):.2f} | {kind} | {figures} |")
 
 
 def main() -> None:

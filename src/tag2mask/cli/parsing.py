@@ -198,7 +198,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     def on_top_of(folder: Path) -> Config:
         return to_config(parser, parsed(parser, expand_presets(["--config", str(folder / "config.yaml"), *words])))
 
-    call = Invocation(name, config, given, on_top_of, namespace.dry_run, namespace.json, namespace.quiet)
+    call = Invocation(
+        name, config, given, on_top_of, namespace.dry_run, namespace.json, namespace.quiet, namespace.profile
+    )
     if namespace.print_config:
         print(to_yaml(with_data(call, values.get("data")).config), end="")
         return None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tag2mask.cams.inference import resize
 from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.profile import timed
 from tag2mask.networks.backbones.base import ceil_grid
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import OVERLAP, PredictSettings
@@ -206,6 +207,7 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     return torch.cat([torch.cat([scaled(one) for one in torch.split(window, 1, dim=2)], dim=1) for window in windows])
 
 
+@timed("network")
 def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
     """The mean logits of images and their mirror images, (N, C + 1, h, w); (height, width) = ``size`` is valid."""
     valid = torch.zeros_like(images[:, 0], dtype=torch.bool)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.core.profile import timed
 from tag2mask.data.images import IGNORED
 from tag2mask.networks.backbones.base import to_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
@@ -75,6 +76,7 @@ class RefinedMask(NamedTuple):
     confidence: Tensor | None  # float32 (H, W), the CRF's probability of the label; None without a CRF
 
 
+@timed("method")
 def refined_masks(
     images: Sequence[Tensor],
     cams: Sequence[ClassMaps],
@@ -128,6 +130,7 @@ def _walked(
     return walked
 
 
+@timed("method")
 def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: SureSettings) -> list[Tensor]:
     """The training labels of the edge network, from two CRFs: with a strong background and with a weak one.
 
