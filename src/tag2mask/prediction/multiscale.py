@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tag2mask.cams.inference import resize
+from tag2mask.core.device import precision_on
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.profile import timed
 from tag2mask.networks.backbones.base import ceil_grid
@@ -214,7 +215,9 @@ def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int],
     valid[:, : size[0], : size[1]] = True
     if settings.flip:
         images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with torch.autocast(
+        images.device.type, torch.bfloat16, enabled=precision_on(settings.precision, images.device) == "bf16"
+    ):
         whole = size == tuple(images.shape[2:])
         logits: Tensor = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
     grid = ceil_grid((int(images.shape[2]), int(images.shape[3])), network.stride)

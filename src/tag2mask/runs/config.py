@@ -38,7 +38,7 @@ class CamSettings(Checked):
             prototype at each scale, where a tag then has to exceed 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
-        precision: that of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
+        precision: that of the network, `fp32`, `bf16` (autocast), or `auto`: bf16 where processor or GPU has it.
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: ["classifier", "prototype", "pot"])
@@ -47,7 +47,7 @@ class CamSettings(Checked):
     merge: Literal["features", "maps"] = "features"
     long_side: int | None = setting(None, low=32)
     batch_size: int = setting(4, low=1, affects=False)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     _section: ClassVar[str] = "cams"
 

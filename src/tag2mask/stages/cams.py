@@ -9,7 +9,7 @@ import torch
 
 from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
 from tag2mask.cams.kinds import KINDS, CamKind
-from tag2mask.core.device import channels_last, resolve_device
+from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.profile import timed
 from tag2mask.core.provenance import cam_origin, is_of_image
@@ -100,7 +100,7 @@ class Cams(Stage):
                         tags,
                         scales=settings.scales,
                         flip=settings.flip,
-                        bf16=settings.precision == "bf16",
+                        bf16=precision_on(settings.precision, device) == "bf16",
                         apart=settings.merge == "maps",
                     )
                 damaged: dict[str, str] = {}
