@@ -32,8 +32,8 @@ class CamSettings(Checked):
         kinds: which CAMs: `classifier`; `anomaly`, the classifier's times the distance to images without tags, which
             needs a frozen backbone; `prototype` (single prototype); `pot`; `fused`, which needs base CAMs. All come
             from the same forward passes.
-        scales: image sizes, as multiples of scale 1.
-        flip: average with the mirrored image.
+        scales: image sizes, as multiples of scale 1; published: 1, 0.5, 1.5, 2.
+        flip: average with the mirrored image, as published; doubles the cost.
         merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT and of the single
             prototype at each scale, where a tag then has to exceed 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
@@ -42,8 +42,8 @@ class CamSettings(Checked):
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: ["classifier", "prototype", "pot"])
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
-    flip: bool = True
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 2.0])
+    flip: bool = False
     merge: Literal["features", "maps"] = "features"
     long_side: int | None = setting(None, low=32)
     batch_size: int = setting(4, low=1, affects=False)
