@@ -12,7 +12,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from tag2mask.core.errors import UsageError
-from tag2mask.ot.kmeans import _lloyd, _seed, spherical_kmeans
+from tag2mask.ot import kmeans
+from tag2mask.ot.kmeans import Clusters, _lloyd, _seed, spherical_kmeans
 
 
 def directions(seed: int, *shape: int, groups: int = 0) -> Tensor:
@@ -264,3 +265,19 @@ def test_sets_with_non_finite_points_are_named() -> None:
     points[3, 1, 0], points[6, 0, 2] = float("nan"), float("-inf")
     with pytest.raises(UsageError, match="set 3, 6 of 8"):
         spherical_kmeans(points, everyone(points), 2)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_sets_are_solved_alike_one_by_one_and_together(drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = directions(11, 3, 40, 6, groups=4)
+    masks = torch.rand(3, 4, 40, generator=torch.Generator().manual_seed(2))
+    sets = masks > torch.tensor([0.3, 0.7, 0.98, 2.0])[:, None]  # large, small, tiny, empty
+
+    def solved() -> Clusters:
+        return spherical_kmeans(points, sets, 3, generator=torch.Generator().manual_seed(5) if drawn else None)
+
+    alone = solved()
+    monkeypatch.setattr(kmeans, "_one_by_one", kmeans._together)
+    together = solved()
+    assert alone.assignment.equal(together.assignment) and alone.counts.equal(together.counts)
+    torch.testing.assert_close(alone.centres, together.centres, rtol=0, atol=1e-5)

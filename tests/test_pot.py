@@ -213,7 +213,7 @@ def test_the_result_is_repeatable_and_a_generator_chooses_the_seeds() -> None:
 
 
 def test_waiting_for_an_accelerator_does_not_depend_on_iterations_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clustering, "_is_synchronous", lambda _: False)
+    monkeypatch.setattr(clustering, "_one_by_one", clustering._together)  # as on an accelerator
     problem = random_problem(16, (2, 1, 3))
     few, many = (waits(partial(solve, problem, replace(DEFAULT, iterations=count))) for count in (1, 50))
     assert 0 < few == many == waits(partial(solve, random_problem(16, (2, 1, 3) * 4)))

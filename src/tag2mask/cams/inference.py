@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
+from tag2mask.core.profile import timed
 from tag2mask.networks.cell_classifier import CellClassifier
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
@@ -140,7 +141,7 @@ def image_maps(
     for scale in scales:
         scaled = resize(images, scale)
         batch = torch.cat([scaled, scaled.flip(3)]) if flip else scaled
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with timed("network"), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             output = network(batch.contiguous(memory_format=torch.channels_last))
         raw, joint = output.cams.float().relu(), output.features.float()
         cams.append(_on_grid(raw, grid, flip))

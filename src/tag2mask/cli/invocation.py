@@ -28,6 +28,7 @@ class Invocation:
         dry_run: print what would be done, and stop.
         as_json: print the result as JSON.
         quiet: print neither progress nor notes.
+        profile: print where the time of each stage goes.
         shows_result: print the result.
         results: those of the stages, added as they arrive.
     """
@@ -39,6 +40,7 @@ class Invocation:
     dry_run: bool = False
     as_json: bool = False
     quiet: bool = False
+    profile: bool = False
     shows_result: bool = True
     results: list[StageResult] = field(default_factory=list)
 

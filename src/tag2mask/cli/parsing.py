@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
@@ -20,6 +21,7 @@ from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
+from tag2mask.core.device import precision_on
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.files import parse_yaml, read_yaml
 from tag2mask.runs.config import Config, presets, to_yaml
@@ -198,7 +200,9 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     def on_top_of(folder: Path) -> Config:
         return to_config(parser, parsed(parser, expand_presets(["--config", str(folder / "config.yaml"), *words])))
 
-    call = Invocation(name, config, given, on_top_of, namespace.dry_run, namespace.json, namespace.quiet)
+    call = Invocation(
+        name, config, given, on_top_of, namespace.dry_run, namespace.json, namespace.quiet, namespace.profile
+    )
     if namespace.print_config:
         print(to_yaml(with_data(call, values.get("data")).config), end="")
         return None
@@ -373,10 +377,17 @@ def _unreadable(where: str, error: Exception) -> str:
 
 
 def to_config(parser: Parser, namespace: Namespace) -> Config:
-    """The parsed settings.
+    """The parsed settings; the precision `auto` becomes that of this machine, so that a run keeps it on others.
 
     Raises:
         UsageError: a value is out of range.
     """
     values = parser.instantiate(namespace)
-    return Config(**{item.name: getattr(values, item.name) for item in fields(Config)})
+    config = Config(**{item.name: getattr(values, item.name) for item in fields(Config)})
+    cuda = config.device != "cpu" and torch.cuda.is_available()  # a run of a GPU is also opened without one
+    device = torch.device("cuda" if cuda else "cpu")
+    cams, predict = (
+        replace(config.cams, precision=precision_on(config.cams.precision, device)),
+        replace(config.predict, precision=precision_on(config.predict.precision, device)),
+    )
+    return replace(config, cams=cams, predict=predict)

@@ -45,6 +45,7 @@ FLAGS = {
     "--dry-run": "print what would be done and stop",
     "--json": "print the result as JSON to standard output",
     "--quiet": "show neither progress nor notes, only errors and the result",
+    "--profile": "show the seconds of each stage: network, method, writing, waiting, and reading next to them",
     "--debug": "show the traceback of an error",
 }
 """The options of all commands."""

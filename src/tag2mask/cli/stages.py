@@ -1,10 +1,11 @@
 """The commands that run stages of a run folder, and `evaluate` of any folder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial, wraps
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from tag2mask.cli.console import (
 from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
+from tag2mask.core.profile import read_profile, start_profile
 from tag2mask.data.classes import CLASS_IDS
 from tag2mask.data.dataset import ImageSet, detect_layout
 from tag2mask.data.validation.image_check import sample_warnings
@@ -194,7 +196,7 @@ def _evaluate_folder(call: Invocation, folder: Path) -> int:
 def finish(call: Invocation, results: Iterable[StageResult]) -> int:
     """Print each result when it arrives, in the main process; the exit code is 1 if anything failed."""
     figures = {}
-    for result in results:
+    for result in _profiled(call, results) if call.profile else results:
         call.results.append(result)
         show_result(call.console, result, errors(quiet=not is_main()))
         for stage, splits in result.figures.items():
@@ -202,6 +204,23 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
     if is_main() and call.shows_result:
         _show_all(call, figures)
     return 1 if any(result.failed for result in call.results) else 0
+
+
+def _profiled(call: Invocation, results: Iterable[StageResult]) -> Iterator[StageResult]:
+    """Each result, with a note about where its time went."""
+    arriving = iter(results)
+    while True:
+        start_profile()
+        began = perf_counter()
+        result = next(arriving, None)
+        if result is None:
+            return
+        whole, parts = perf_counter() - began, read_profile()
+        reading = parts.pop("reading")
+        shown = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        other = whole - sum(parts.values())
+        result.notes.append(f"{whole:.1f} s: {shown}, other {other:.1f}; reading {reading:.1f} in threads")
+        yield result
 
 
 def _show_all(call: Invocation, figures: Metrics) -> None:

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +32,13 @@ def emulates_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def precision_on(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision on a device; `auto` is bf16 if the device has instructions for it."""
+    if precision != "auto":
+        return precision
+    return "fp32" if emulates_bf16(device) else "bf16"
 
 
 def channels_last(network: Network) -> Network:

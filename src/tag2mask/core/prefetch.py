@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from tag2mask.core.profile import timed
+
 _AHEAD = 8
 """Items per thread that are submitted and not yet consumed."""
 
@@ -19,10 +21,16 @@ def map_ahead(work: Callable[[Item], Answer], items: Iterable[Item], *, threads:
         try:
             for item in items:
                 if len(ahead) == _AHEAD * threads:
-                    yield ahead.popleft().result()
-                ahead.append(pool.submit(work, item))
+                    yield waited(ahead.popleft())
+                ahead.append(pool.submit(timed("reading")(work), item))
             while ahead:
-                yield ahead.popleft().result()
+                yield waited(ahead.popleft())
         finally:
             for future in ahead:
                 future.cancel()
+
+
+@timed("waiting")
+def waited(future: Future[Answer]) -> Answer:
+    """The result of a future."""
+    return future.result()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import DAMAGED, open_file, read_npz, write_bytes
+from tag2mask.core.profile import timed
 
 LONGEST_SIDE = 65_535
 """The largest side of an image in pixels."""
@@ -52,6 +53,7 @@ class CamFile:
         return bool(self.ids.size) and int(self.ids[0]) == 0
 
 
+@timed("writing")
 def write_cam(path: Path, cam: CamFile) -> None:
     """Write ``cam`` to ``path`` (an ``.npz``), atomically.
 

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tag2mask.core.errors import first_five
 from tag2mask.core.files import write_bytes
+from tag2mask.core.profile import timed
 from tag2mask.core.provenance import PNG_KEY, PREDICTION_KEY
 from tag2mask.data.decoding import decode, opened, upright_size
 from tag2mask.data.pixel_formats import Intensity, read_rgb
@@ -143,6 +144,7 @@ def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int
     return height, width
 
 
+@timed("writing")
 def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", prediction: str = "") -> None:
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
@@ -163,6 +165,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", 
     write_bytes(path, _png(image, {PNG_KEY: made_from, PREDICTION_KEY: prediction}))
 
 
+@timed("writing")
 def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
     """Write numbers in [0, 1], (H, W), as an 8-bit grey PNG, 255 = 1, atomically; its folder is created."""
     write_bytes(path, _png(Image.fromarray(np.rint(255 * fractions).astype(np.uint8)), {}))

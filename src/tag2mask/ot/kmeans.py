@@ -75,9 +75,12 @@ def spherical_kmeans(
             wrong = first_five((~finite).nonzero().flatten().tolist())
             raise UsageError(f"non-finite points in set {wrong} of {len(points)}")
         points = F.normalize(points, dim=2)
+    draws = None
+    if generator is not None:
+        draws = torch.rand(masks.shape, generator=generator, device=generator.device, dtype=points.dtype)
+    solve = _one_by_one if points.device.type == "cpu" else _together
     with torch.autocast(points.device.type, enabled=False):
-        centres, alive = _seed(points, masks, clusters, generator)
-        found = _lloyd(points, masks, centres, alive, iterations, until_settled=_is_synchronous(points.device))
+        found = solve(points, masks, draws, clusters, iterations)
     return Clusters(found.centres[:, 0], found.counts[:, 0], found.assignment[:, 0]) if single else found
 
 
@@ -93,13 +96,35 @@ def _check(points: Tensor, masks: Tensor, clusters: int, iterations: int) -> Non
         raise UsageError(f"clusters and iterations should be at least 1, received {clusters} and {iterations}")
 
 
-def _is_synchronous(device: torch.device) -> bool:
-    """Whether results can be read without waiting for a queue of work."""
-    return device.type == "cpu"
+def _together(points: Tensor, masks: Tensor, draws: Tensor | None, clusters: int, iterations: int) -> Clusters:
+    """All sets in each step, without waiting for the device."""
+    centres, alive = _seed(points, masks, clusters, draws)
+    return _lloyd(points, masks, centres, alive, iterations)
+
+
+def _one_by_one(points: Tensor, masks: Tensor, draws: Tensor | None, clusters: int, iterations: int) -> Clusters:
+    """Set by set, with its own points alone and as many rounds as it needs: less work, and it fits the caches."""
+    centres = points.new_zeros(*masks.shape[:2], clusters, points.shape[2])
+    counts = torch.zeros(centres.shape[:3], dtype=torch.int64)
+    assignment = torch.full(masks.shape, -1, dtype=torch.int64)
+    for image, group in masks.any(2).nonzero().tolist():
+        mask = masks[image, group]
+        own, every = points[image, mask][None], mask.new_ones(1, 1, int(mask.sum()))
+        drawn = None if draws is None else draws[image, group, mask][None, None]
+        found = _lloyd(own, every, *_seed(own, every, clusters, drawn), iterations, until_settled=True)
+        centres[image, group], counts[image, group] = found.centres[0, 0], found.counts[0, 0]
+        assignment[image, group, mask] = found.assignment[0, 0]
+    return Clusters(centres, counts, assignment)
 
 
 def _lloyd(
-    points: Tensor, masks: Tensor, centres: Tensor, alive: Tensor, iterations: int, *, until_settled: bool
+    points: Tensor,
+    masks: Tensor,
+    centres: Tensor,
+    alive: Tensor,
+    iterations: int,
+    *,
+    until_settled: bool = False,
 ) -> Clusters:
     """Rounds of assignment and update for all sets at once; ``until_settled`` stops when a round changes nothing."""
     assignment = _assign(points, masks, centres, alive)
@@ -112,15 +137,11 @@ def _lloyd(
     return Clusters(centres * (counts > 0)[..., None], counts, assignment)
 
 
-def _seed(points: Tensor, masks: Tensor, clusters: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _seed(points: Tensor, masks: Tensor, clusters: int, draws: Tensor | None) -> tuple[Tensor, Tensor]:
     """The first centres (B, G, k, D), and which of them exist (B, G, k): at most as many as distinct points."""
     weights = masks.to(points.dtype)  # (B, G, n)
-    # Without a generator the first seed is the point most similar to the mean of its set.
-    if generator is None:
-        score = (weights @ points) @ points.transpose(1, 2)
-    else:
-        draws = torch.rand(weights.shape, generator=generator, device=generator.device, dtype=weights.dtype)
-        score = draws.to(weights.device)
+    # Without draws the first seed is the point most similar to the mean of its set.
+    score = (weights @ points) @ points.transpose(1, 2) if draws is None else draws.to(points.device)
     nearest = torch.full_like(weights, 2.0)  # cosine distance to the nearest seed so far
     centres, alive = [], []
     for draw in range(clusters):

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from tag2mask.cams.inference import resize
+from tag2mask.core.device import precision_on
 from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.profile import timed
 from tag2mask.networks.backbones.base import ceil_grid
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import OVERLAP, PredictSettings
@@ -206,13 +208,16 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     return torch.cat([torch.cat([scaled(one) for one in torch.split(window, 1, dim=2)], dim=1) for window in windows])
 
 
+@timed("network")
 def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
     """The mean logits of images and their mirror images, (N, C + 1, h, w); (height, width) = ``size`` is valid."""
     valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
     valid[:, : size[0], : size[1]] = True
     if settings.flip:
         images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with torch.autocast(
+        images.device.type, torch.bfloat16, enabled=precision_on(settings.precision, images.device) == "bf16"
+    ):
         whole = size == tuple(images.shape[2:])
         logits: Tensor = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
     grid = ceil_grid((int(images.shape[2]), int(images.shape[3])), network.stride)

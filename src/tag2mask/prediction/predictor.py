@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
+from tag2mask.core.profile import timed
 from tag2mask.data.dataset import find_images
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.data.pixel_formats import Intensity, deep_kind, read_rgb
@@ -254,6 +255,7 @@ class Predictor:
             refined = self._refine(torch.from_numpy(image), own.to(self.device))
             yield from _enlarge(index, refined, (full_height, full_width))
 
+    @timed("method")
     def _refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
         """Probabilities (C + 1, h, w) after the CRF; 0 for classes that it leaves out."""
         kept = probabilities.flatten(1).amax(1) >= _CRF_MIN_PROBABILITY

@@ -28,7 +28,7 @@ class PredictSettings(Checked):
         crf_long_side: a longer image, in pixels, is refined at this size, and the result enlarged; null refines
             at full size, with 1 GB of memory per million pixels. The published parameters suit 500.
         batch_size: images or tiles of one size per batch, each with its mirror image; fewer where they are large.
-        precision: `fp32`, or `bf16` (autocast), which is faster on processors that support it.
+        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the processor or the GPU has it.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0])
@@ -39,7 +39,7 @@ class PredictSettings(Checked):
     crf_settings: PublishedCrf = field(default_factory=PublishedCrf)
     crf_long_side: int | None = setting(1024, low=32)
     batch_size: int = setting(4, low=1, affects=False)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     _section: ClassVar[str] = "predict"
 

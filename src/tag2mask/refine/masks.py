@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.core.profile import timed
 from tag2mask.data.images import IGNORED
 from tag2mask.networks.backbones.base import to_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
@@ -68,6 +69,7 @@ class ClassMaps:
         return labels if confidence is None else labels.masked_fill(highest < confidence, IGNORED)
 
 
+@timed("method")
 def refined_masks(
     images: Sequence[Tensor],
     cams: Sequence[ClassMaps],
@@ -126,6 +128,7 @@ def _walked(
     return walked
 
 
+@timed("method")
 def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: SureSettings) -> list[Tensor]:
     """The training labels of the edge network, from two CRFs: with a strong background and with a weak one.
 

@@ -32,22 +32,22 @@ class CamSettings(Checked):
         kinds: which CAMs: `classifier`; `anomaly`, the classifier's times the distance to images without tags, which
             needs a frozen backbone; `prototype` (single prototype); `pot`; `fused`, which needs base CAMs. All come
             from the same forward passes. `words` alone are those of `tag2mask masks`, without a network.
-        scales: image sizes, as multiples of scale 1.
-        flip: average with the mirrored image.
+        scales: image sizes, as multiples of scale 1; published: 1, 0.5, 1.5, 2.
+        flip: average with the mirrored image, as published; doubles the cost.
         merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT and of the single
             prototype at each scale, where a tag then has to exceed 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
-        precision: that of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
+        precision: that of the network, `fp32`, `bf16` (autocast), or `auto`: bf16 where processor or GPU has it.
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: ["classifier", "prototype", "pot"])
-    scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
-    flip: bool = True
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 2.0])
+    flip: bool = False
     merge: Literal["features", "maps"] = "features"
     long_side: int | None = setting(None, low=32)
     batch_size: int = setting(4, low=1, affects=False)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     _section: ClassVar[str] = "cams"
 

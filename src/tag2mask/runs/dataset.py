@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import UsageError
+from tag2mask.core.prefetch import waited
+from tag2mask.core.profile import timed
 from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.decoding import opened
 from tag2mask.data.images import ImageError
@@ -95,11 +97,11 @@ def prefetch_batches(
     with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
         ahead: deque[list[tuple[ImageItem, Future[Result]]]] = deque()
         for batch in batches:
-            ahead.append([(item, pool.submit(read, item)) for item in batch])
+            ahead.append([(item, pool.submit(timed("reading")(read), item)) for item in batch])
             if len(ahead) > _BATCHES:
-                yield [(item, future.result()) for item, future in ahead.popleft()]
+                yield [(item, waited(future)) for item, future in ahead.popleft()]
         while ahead:
-            yield [(item, future.result()) for item, future in ahead.popleft()]
+            yield [(item, waited(future)) for item, future in ahead.popleft()]
 
 
 def prefetch_images(
@@ -121,14 +123,14 @@ def prefetch_images(
                 pixels = _pixels(item, pixel_limit)
                 while ahead and (total + pixels > PREFETCH_PIXELS or len(ahead) > 4 * workers):
                     first, future, freed = ahead.popleft()
-                    result = future.result()
+                    result = waited(future)
                     total -= freed
                     yield first, result
-                ahead.append((item, pool.submit(read, item), pixels))
+                ahead.append((item, pool.submit(timed("reading")(read), item), pixels))
                 total += pixels
             while ahead:
                 first, future, _ = ahead.popleft()
-                yield first, future.result()
+                yield first, waited(future)
         finally:
             for _, future, _ in ahead:
                 future.cancel()

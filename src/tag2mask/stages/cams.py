@@ -9,8 +9,9 @@ import torch
 
 from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
 from tag2mask.cams.kinds import KINDS, WORDS, CamKind, refuse_words
-from tag2mask.core.device import channels_last, resolve_device
+from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.errors import UsageError
+from tag2mask.core.profile import timed
 from tag2mask.core.provenance import cam_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
@@ -101,7 +102,7 @@ class Cams(Stage):
                         tags,
                         scales=settings.scales,
                         flip=settings.flip,
-                        bf16=settings.precision == "bf16",
+                        bf16=precision_on(settings.precision, device) == "bf16",
                         apart=settings.merge == "maps",
                     )
                 damaged: dict[str, str] = {}
@@ -159,6 +160,7 @@ def _base(item: ImageItem, run: RunFolder, config: Config) -> str:
     return (cam_origin(seed_path(run, item)) or "") if config.external.used else ""
 
 
+@timed("method")
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:
     """The CAMs of each kind for a batch."""
     return {kind: KINDS[kind].make(maps, pot) for kind in kinds}

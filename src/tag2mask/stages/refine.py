@@ -9,6 +9,7 @@ from torch import Tensor
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
+from tag2mask.core.profile import timed
 from tag2mask.data.classes import write_class_ids
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_fractions, write_mask
@@ -130,6 +131,7 @@ def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
     return channels_last(load_edge_network(path)).to(device)
 
 
+@timed("network")
 def _edge(network: EdgeNetwork, image: Tensor) -> Tensor:
     """The edges of an image, uint8 (H, W, 3): (ceil(H / 4), ceil(W / 4)) in [0, 1]."""
     return network.mean_logits(image.permute(2, 0, 1)[None].float() / 255)[0].sigmoid()

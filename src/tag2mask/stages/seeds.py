@@ -16,6 +16,7 @@ from tag2mask.cams.seed_models import TextImageModel, load_seed_model, seed_fing
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
+from tag2mask.core.profile import timed
 from tag2mask.core.provenance import image_origin, is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
@@ -129,7 +130,8 @@ def _make(
     with timed_progress_bar(run, "seeds", console, missing) as advance:
         for batch in prepared_batches(found.model, todo, config, result):
             tags = torch.from_numpy(images.tag_matrix([item.item for item in batch]))
-            made = found.cams([item.image for item in batch], tags)
+            with timed("network"):
+                made = found.cams([item.image for item in batch], tags)
             for item, (labels, cams) in zip(batch, made, strict=True):
                 if _missing(item.item, run):
                     ids = np.array(labels, dtype=np.int32) + 1

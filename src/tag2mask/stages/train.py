@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tag2mask.cams.inference import image_maps, resize_long_side
-from tag2mask.core.device import channels_last, resolve_device
+from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.data.dataset import ImageSet
@@ -211,7 +211,7 @@ def write_features(
                 torch.from_numpy(images.tag_matrix(batch)).to(device),
                 scales=settings.scales,
                 flip=settings.flip,
-                bf16=settings.precision == "bf16",
+                bf16=precision_on(settings.precision, device) == "bf16",
             )
             for item, features in zip(batch, maps.features, strict=True):
                 files.write(item, features, origins.pop(item.id, None))

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tag2mask.core.device import release_memory
 from tag2mask.core.machine_errors import require_shared_memory
+from tag2mask.core.profile import timed
 from tag2mask.data.cam_files import CamFileError
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
@@ -126,7 +127,9 @@ def until_stopped(
     try:
         while True:
             try:
-                yield next(arriving)
+                with timed("waiting"):
+                    batch = next(arriving)
+                yield batch
             except StopIteration:
                 return
             except RuntimeError as error:

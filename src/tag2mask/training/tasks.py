@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.distributed import mean_over_processes
+from tag2mask.core.profile import timed
 from tag2mask.data.images import IGNORED
 from tag2mask.data.loading.datasets import LabelledSet, TrainingSet
 from tag2mask.networks.backbones.base import image_cells
@@ -87,7 +88,8 @@ def objective(
     # If POT is only a target, its features need no gradient, which saves their backward pass.
     is_target = settings.stop_gradient == "pot" and not with_target
     features = output.features.detach() if is_target else output.features
-    result = transport_cams(features, base, tags, pot, valid=cells)
+    with timed("method"):
+        result = transport_cams(features, base, tags, pot, valid=cells)
     if external is not None:
         result = suppressed(result, external, use)
     if external is not None and with_target:

@@ -16,6 +16,7 @@ from tag2mask.core.device import channels_last, resolve_device, retained_memory
 from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
 from tag2mask.core.errors import Interrupted, Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
+from tag2mask.core.profile import timed
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches, until_stopped
 from tag2mask.training.checkpointing import (
@@ -207,6 +208,7 @@ class _Loop:
         """The network without its wrapper for several processes."""
         return self.accelerator.unwrap_model(self.network)  # type: ignore[no-any-return]
 
+    @timed("network")
     def step(self, batch: Mapping[str, Any], seed: int, step: int, total: int) -> None:
         """One optimiser step, over the parts of a batch."""
         accelerator, settings = self.accelerator, self.settings

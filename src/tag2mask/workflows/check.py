@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from tag2mask.cams.inference import ImageMaps, image_maps, resize_long_side
-from tag2mask.core.device import channels_last, resolve_device
+from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.manifest import ImageItem
@@ -141,7 +141,7 @@ def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Consol
             f"the network of {run.path} has a frozen backbone: its scores rank cells, not images, and cannot doubt "
             f"tags; name a run whose network was trained (network.freeze false)"
         )
-    bf16 = config.cams.precision == "bf16"
+    bf16 = precision_on(config.cams.precision, device) == "bf16"
     result = StageResult("check")
     found: list[TagFinding] = []
     done = 0
