@@ -75,14 +75,14 @@ def test_what_people_have_in_python_becomes_a_run(tmp_path: Path, capfd: pytest.
     by_list = tag2mask.run(files, list(tags.values()), out=tmp_path / "list", quiet=True, **small)
     said = capfd.readouterr()
     assert not said.out and not said.err
-    by_name = tag2mask.run("images", tags, out=tmp_path / "names", **{**small, "cams.flip": False})
+    by_name = tag2mask.run("images", tags, out=tmp_path / "names", **{**small, "cams.flip": True})
     said = capfd.readouterr()
     assert "cams: 10 done" in said.err and not said.out, "progress, and no table: the run has the figures"
     for made, prefix in ((by_list, ""), (by_name, "train/")):
         assert [(image.id, list(image.tags)) for image in made] == [
             (prefix + Path(name).stem, own) for name, own in tags.items()
         ]
-    assert by_name.config.cams.flip is False and by_list.config.cams.flip is True
+    assert by_name.config.cams.flip is True and by_list.config.cams.flip is False
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:

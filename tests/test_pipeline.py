@@ -176,7 +176,7 @@ def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
     assert "pot.num_prototypes was 3 and is 2" in said and "--restart cams" in said
     assert run("run", scenes, copied, refine__cams="prototype") == 2
     assert "refine.cams was 'pot' and is 'prototype'" in capsys.readouterr().err
-    assert run("run", scenes, copied, cams__flip="false", pot__num_prototypes="2", restart="train") == 0
+    assert run("run", scenes, copied, cams__flip="true", pot__num_prototypes="2", restart="train") == 0
     assert read_cam(next((copied / "cams/pot").rglob("*.npz"))).clusters == 2
 
 
@@ -193,8 +193,8 @@ def test_what_is_refused_leaves_the_run_as_it_was(copied: Path, scenes: Path, ca
     assert run("refine", scenes, copied, restart="cams") == 2
     assert "--restart cams would delete what refine does not make again" in capsys.readouterr().err
     assert run("run", scenes, copied, restart="train", data__root="typo") == 2
-    assert run("run", scenes, copied, restart="refine", cams__flip="false") == 2  # the CAMs stay, so they must fit
-    assert run("run", scenes, copied, cams__flip="false") == 2
+    assert run("run", scenes, copied, restart="refine", cams__flip="true") == 2  # the CAMs stay, so they must fit
+    assert run("run", scenes, copied, cams__flip="true") == 2
     assert files_of(copied) == before
     assert main(["run", "--out", str(copied)]) == 0
 
@@ -224,9 +224,9 @@ def test_settings_that_a_stage_refuses_are_not_remembered(
 
 
 def test_a_stage_run_alone_is_remembered(copied: Path, scenes: Path) -> None:
-    assert run("cams", scenes, copied, restart="cams", cams__flip="false", data__split="val") == 0
+    assert run("cams", scenes, copied, restart="cams", cams__flip="true", data__split="val") == 0
     saved = yaml.safe_load((copied / "config.yaml").read_text())
-    assert saved["cams"]["flip"] is False and saved["data"]["split"] == "train"
+    assert saved["cams"]["flip"] is True and saved["data"]["split"] == "train"
     assert main(["cams", str(copied)]) == 0
 
 

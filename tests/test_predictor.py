@@ -1,6 +1,7 @@
 """Prediction: scales and mirror images against the obvious version, tiles, bounded memory, what can be given."""
 
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from subprocess import run as run_process
@@ -27,6 +28,7 @@ from tag2mask.prediction.tiles import BLOCK_SIDE, tile_axis
 from tag2mask.refine.crf import PublishedCrf, dense_crf
 
 CPU = torch.device("cpu")
+exact = partial(PredictSettings, precision="fp32")
 PUBLISHED = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 
@@ -64,7 +66,7 @@ def test_batched_scales_and_mirror_images_are_the_obvious_mean(
 ) -> None:
     network, image = TinySegmenter(), pixels(*size)
     network.upsampling = upsampling
-    found = assembled(network, image, PredictSettings(scales=scales, flip=flip))
+    found = assembled(network, image, exact(scales=scales, flip=flip))
     forwards = len(network.seen)
     expected = obvious_mean_logits(network, as_batch(image), scales, flip)
     assert torch.allclose(found, expected, atol=1e-4)
@@ -81,17 +83,17 @@ def test_one_pass_is_the_network_itself(size: tuple[int, int], upsampling: Upsam
     filled[..., : size[0], : size[1]] = as_batch(image)
     with torch.no_grad():
         expected = network.full_logits(filled)[0, :, : size[0], : size[1]]
-    assert torch.allclose(assembled(network, image, PredictSettings()), expected, atol=1e-5)
+    assert torch.allclose(assembled(network, image, exact()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [51, 52, 53, 54, 55])
 def test_a_mirrored_image_has_the_mirrored_mask_whatever_its_width(width: int) -> None:
     """Local and of stride 1, so that nothing but the alignment could differ."""
     network, image = TinySegmenter(stride=1, kernel=1), pixels(20, width)
-    settings = PredictSettings(scales=[1.0], flip=True)
+    settings = exact(scales=[1.0], flip=True)
     found, mirrored = assembled(network, image, settings), assembled(network, image.flip(1), settings)
     assert torch.allclose(found, mirrored.flip(2), atol=1e-5)
-    assert torch.allclose(found, assembled(network, image, PredictSettings()), atol=1e-5)
+    assert torch.allclose(found, assembled(network, image, exact()), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,8 @@ def test_mirroring_averages_cells_of_the_same_pixels(
     with torch.no_grad():
         weight = network.backbone.conv.weight
         weight.copy_((weight + weight.flip(3)) / 2)
-    one = assembled(network, image, PredictSettings())
-    both = assembled(network, image, PredictSettings(flip=True))
+    one = assembled(network, image, exact())
+    both = assembled(network, image, exact(flip=True))
     assert torch.allclose(one, both, atol=1e-5)
 
 
@@ -128,8 +130,8 @@ def test_what_was_filled_up_counts_as_padding() -> None:
             seen.append(valid)
             return super().forward(images)
 
-    assembled(Watching(), pixels(8, 10), PredictSettings(flip=True))
-    assembled(Watching(), pixels(8, 12), PredictSettings(flip=True))
+    assembled(Watching(), pixels(8, 10), exact(flip=True))
+    assembled(Watching(), pixels(8, 12), exact(flip=True))
     first, second = seen
     assert first is not None and first.shape == (2, 8, 12) and second is None
     assert first.any(1).tolist() == [[True] * 10 + [False] * 2, [False] * 2 + [True] * 10]
@@ -137,7 +139,7 @@ def test_what_was_filled_up_counts_as_padding() -> None:
 
 def test_images_of_one_size_go_together_and_come_back_in_order() -> None:
     network = TinySegmenter()
-    predictor = Predictor(network, "cpu", PredictSettings(scales=[0.5, 1.0], flip=True, batch_size=3))
+    predictor = Predictor(network, "cpu", exact(scales=[0.5, 1.0], flip=True, batch_size=3))
     images = [pixels(24, 32, 1), pixels(20, 20, 2), pixels(24, 32, 3), pixels(24, 32, 4)]
     together = predictor.predictions([image.numpy() for image in images])
     assert (6, 3, 24, 32) in network.seen
@@ -147,7 +149,7 @@ def test_images_of_one_size_go_together_and_come_back_in_order() -> None:
 
 def test_the_long_side_is_that_of_scale_one() -> None:
     network, image = TinySegmenter(), pixels(60, 80)
-    found = Predictor(network, "cpu", PredictSettings(long_side=40, scales=[1.0, 1.5])).predict(image.numpy())
+    found = Predictor(network, "cpu", exact(long_side=40, scales=[1.0, 1.5])).predict(image.numpy())
     assert found.shape == (60, 80)
     assert network.seen == [(1, 3, 32, 40), (1, 3, 48, 60)]
 
@@ -188,8 +190,8 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(
 @pytest.mark.parametrize("size", [(150, 211), (64, 300), (65, 65)])
 def test_tiles_of_a_local_network_are_the_whole(size: tuple[int, int], flip: bool) -> None:
     network, image = TinySegmenter(stride=1, kernel=1), pixels(*size)
-    whole = assembled(network, image, PredictSettings(flip=flip, tile=None))
-    cut_up = assembled(network, image, PredictSettings(flip=flip, tile=64, batch_size=3))
+    whole = assembled(network, image, exact(flip=flip, tile=None))
+    cut_up = assembled(network, image, exact(flip=flip, tile=64, batch_size=3))
     assert torch.allclose(whole, cut_up, atol=1e-4)
     assert max(max(shape[2:]) for shape in network.seen[1:]) <= 64
 
@@ -202,19 +204,19 @@ def test_tiles_fade_into_each_other_without_seams(monkeypatch: pytest.MonkeyPatc
             slope = torch.linspace(0, 1, images.shape[3]).expand(len(images), 3, images.shape[2], -1)
             return slope.contiguous()
 
-    found = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
+    found = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), exact(tile=64))
     assert float(found[0, 0].diff().abs().max()) < 0.08  # of a step of one at a hard cut; the slope has 1/64
     monkeypatch.setattr(multiscale, "OVERLAP", 0)
-    hard = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
+    hard = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), exact(tile=64))
     assert float(hard[0, 0].diff().abs().max()) > 0.9
 
 
 def test_tiles_and_long_side_and_scales_work_together() -> None:
     network, image = by_brightness(), pixels(170, 230)
     settings = {"scales": [0.5, 1.0, 1.5], "flip": True}
-    whole = Predictor(network, "cpu", PredictSettings(tile=None, **settings)).predict(image.numpy())
+    whole = Predictor(network, "cpu", exact(tile=None, **settings)).predict(image.numpy())
     for more in ({"tile": 64}, {"tile": 64, "long_side": 150}):
-        found = Predictor(network, "cpu", PredictSettings(**settings, **more)).predict(image.numpy())
+        found = Predictor(network, "cpu", exact(**settings, **more)).predict(image.numpy())
         assert found.shape == whole.shape
         assert (found == whole).mean() > 0.98
 
@@ -240,7 +242,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("crf", [False, True])
 def test_no_tensor_holds_all_classes_at_the_size_of_a_large_image(crf: bool) -> None:
     image = pixels(1500, 2100).numpy()
-    settings = PredictSettings(tile=256, crf=crf, crf_long_side=64, crf_settings=PublishedCrf("largefov"))
+    settings = exact(tile=256, crf=crf, crf_long_side=64, crf_settings=PublishedCrf("largefov"))
     predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", settings)
     with Largest() as largest:
         predictor.predict(image)
@@ -249,7 +251,7 @@ def test_no_tensor_holds_all_classes_at_the_size_of_a_large_image(crf: bool) -> 
 
 
 def test_a_small_long_side_does_not_bring_the_whole_image_into_one_tensor_of_logits() -> None:
-    predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", PredictSettings(long_side=128))
+    predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", exact(long_side=128))
     with Largest() as largest:
         predictor.predict(pixels(1500, 2100).numpy())
     assert largest.numbers <= 21 * BLOCK_SIDE * BLOCK_SIDE
@@ -260,7 +262,7 @@ def test_a_small_long_side_does_not_bring_the_whole_image_into_one_tensor_of_log
 
 def test_the_crf_is_that_of_the_softmax_of_the_mean_logits() -> None:
     network, image = TinySegmenter(), pixels(40, 50)
-    settings = PredictSettings(scales=[0.5, 1.0], flip=True, crf=True)
+    settings = exact(scales=[0.5, 1.0], flip=True, crf=True)
     logits = obvious_mean_logits(network, as_batch(image), settings.scales, True)
     expected = dense_crf(image, logits.softmax(0), PublishedCrf())
     predictor = Predictor(network, "cpu", settings)
@@ -271,8 +273,8 @@ def test_the_crf_is_that_of_the_softmax_of_the_mean_logits() -> None:
 
 def test_the_crf_works_at_bounded_size() -> None:
     image = pixels(90, 120)
-    small = Predictor(by_brightness(), "cpu", PredictSettings(crf=True, crf_long_side=40)).prediction(image.numpy())
-    whole = Predictor(by_brightness(), "cpu", PredictSettings(crf=True)).prediction(image.numpy())
+    small = Predictor(by_brightness(), "cpu", exact(crf=True, crf_long_side=40)).prediction(image.numpy())
+    whole = Predictor(by_brightness(), "cpu", exact(crf=True)).prediction(image.numpy())
     assert small.labels.shape == (90, 120)
     assert (small.labels == whole.labels).mean() > 0.9
     assert 0.5 < small.confidence <= 1
@@ -282,7 +284,7 @@ def test_the_crf_works_at_bounded_size() -> None:
 
 
 def test_paths_images_and_arrays_are_the_same_image(tmp_path: Path) -> None:
-    predictor, image = Predictor(TinySegmenter(), "cpu"), pixels(30, 41).numpy()
+    predictor, image = Predictor(TinySegmenter(), "cpu", exact()), pixels(30, 41).numpy()
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = predictor.predict(image)
     assert (expected.dtype, expected.shape) == (np.uint8, (30, 41))
@@ -293,7 +295,7 @@ def test_paths_images_and_arrays_are_the_same_image(tmp_path: Path) -> None:
 
 
 def test_images_are_turned_upright_before_they_are_labelled(tmp_path: Path) -> None:
-    predictor, image = Predictor(by_brightness(), "cpu"), pixels(30, 41).numpy()
+    predictor, image = Predictor(by_brightness(), "cpu", exact()), pixels(30, 41).numpy()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
@@ -305,7 +307,7 @@ def test_images_are_turned_upright_before_they_are_labelled(tmp_path: Path) -> N
 
 
 def test_grey_and_one_pixel() -> None:
-    predictor = Predictor(by_brightness(), "cpu", PredictSettings(scales=PUBLISHED, flip=True))
+    predictor = Predictor(by_brightness(), "cpu", exact(scales=PUBLISHED, flip=True))
     grey = np.full((9, 12), 255, dtype=np.uint8)
     grey[:, :4] = 0
     assert (predictor.predict(grey) == predictor.predict(Image.fromarray(grey))).all()
@@ -316,7 +318,7 @@ def test_grey_and_one_pixel() -> None:
 def test_a_prediction_counts_what_it_found() -> None:
     image = np.zeros((10, 20, 3), dtype=np.uint8)
     image[:, 5:] = 255
-    predictor = Predictor(by_brightness(), "cpu")
+    predictor = Predictor(by_brightness(), "cpu", exact())
     found, probabilities = predictor.prediction(image), predictor.probabilities(image)
     assert probabilities.dtype == np.float32 and probabilities.shape == (3, 10, 20)
     assert np.allclose(probabilities.sum(0), 1, atol=1e-5)
@@ -329,7 +331,7 @@ def test_a_prediction_counts_what_it_found() -> None:
 
 
 def test_what_is_refused_says_why(tmp_path: Path) -> None:
-    predictor = Predictor(TinySegmenter(), "cpu")
+    predictor = Predictor(TinySegmenter(), "cpu", exact())
     for wrong in (np.zeros((4, 4, 4), dtype=np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), dtype=np.uint8), 7):
         with pytest.raises(UsageError, match="an image should be"):
             predictor.predict(wrong)  # type: ignore[arg-type]
@@ -339,7 +341,7 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reduce the image, or take `predict`"):
         predictor.probabilities(np.broadcast_to(np.uint8(0), (side, side, 3)))
     with pytest.raises(UsageError) as refused:
-        PredictSettings(scales=[0.0], long_side=3, tile=10, batch_size=0)
+        exact(scales=[0.0], long_side=3, tile=10, batch_size=0)
     assert all(name in str(refused.value) for name in ("scales", "long_side", "tile", "batch_size"))
 
 

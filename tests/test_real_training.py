@@ -123,21 +123,24 @@ def test_network_files_hold_finite_weights(
         load(path)
 
 
-@pytest.mark.parametrize("settings", [PredictSettings(), PredictSettings(precision="bf16"), PredictSettings(crf=True)])
+@pytest.mark.parametrize(
+    "settings",
+    [PredictSettings(precision="fp32"), PredictSettings(precision="bf16"), PredictSettings(precision="fp32", crf=True)],
+)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("method", ["predict", "probabilities", "reduced"])
-def test_logits_that_are_not_finite_make_no_mask(settings: PredictSettings, value: float, method: str) -> None:
+def test_logits_that_are_not_finite_make_no_mask(settings: dict[str, Any], value: float, method: str) -> None:
     network, image = by_brightness(), np.full((9, 12, 3), 200, dtype=np.uint8)
     methods: dict[str, Callable[[Predictor], object]] = {
         "predict": lambda predictor: predictor.predict(image),
         "probabilities": lambda predictor: predictor.probabilities(image),
         "reduced": lambda predictor: predictor.reduced_logits(image, (3, 4)),
     }
-    methods[method](Predictor(network, "cpu", settings))
+    methods[method](Predictor(network, "cpu", PredictSettings(**settings)))
     network.head.bias.data[1] = value
-    remedy = "fp32; train" if settings.precision == "fp32" else r"bf16; try --predict\.precision fp32"
+    remedy = "fp32; train" if settings["precision"] == "fp32" else r"bf16; try --predict\.precision fp32"
     with pytest.raises(Tag2maskError, match=rf"logits are not finite .* predict\.precision {remedy}"):
-        methods[method](Predictor(network, "cpu", settings))
+        methods[method](Predictor(network, "cpu", PredictSettings(**settings)))
 
 
 @pytest.mark.parametrize(

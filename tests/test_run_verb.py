@@ -178,8 +178,8 @@ def test_repeats_are_runs_of_their_own_and_taken_up_again(scenes: Path, tmp_path
     assert yaml.safe_load((out / "seed-6/config.yaml").read_text())["seed"] == 6
     assert files_of(out / "seed-6/masks") == files_of(alone / "masks")
     assert json.loads((out / "repeats.json").read_text()) == written
-    assert main(["run", "--out", str(out), "--repeats", "3", "--cams.flip", "false"]) == 2
-    assert "cams.flip was True and is False" in capsys.readouterr().err
+    assert main(["run", "--out", str(out), "--repeats", "3", "--cams.flip", "true"]) == 2
+    assert "cams.flip was False and is True" in capsys.readouterr().err
     before = files_of(out)
     for verb in ("run", "cams"):
         assert main([verb, str(out)] if COMMANDS[verb].run else [verb, "--out", str(out)]) == 2

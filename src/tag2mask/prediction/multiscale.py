@@ -136,9 +136,10 @@ def _check_finite(grids: Sequence[LogitGrid], settings: PredictSettings) -> None
     """Refuse NaN and infinity, whose argmax would be background; one device synchronisation per batch."""
     if torch.stack([grid.logits.isfinite().all() for grid in grids]).all():
         return
-    remedy = "" if settings.precision == "fp32" else "try --predict.precision fp32; if that does not help, "
+    precision = precision_on(settings.precision, grids[0].logits.device)
+    remedy = "" if precision == "fp32" else "try --predict.precision fp32; if that does not help, "
     raise Tag2maskError(
-        f"the network's logits are not finite (NaN or infinity) with predict.precision {settings.precision}; {remedy}"
+        f"the network's logits are not finite (NaN or infinity) with predict.precision {precision}; {remedy}"
         "train the network again with a lower learning rate: its weights have become too large"
     )
 
