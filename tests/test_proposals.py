@@ -1,7 +1,9 @@
 """Refinement by proposals: prompts, vote and abstention against slow versions, and what whole objects are worth."""
 
+import json
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from transformers import CLIPTokenizer, Sam3Model
 
 from clip_tiny import tiny_folder, tiny_sam3
 from sam_tiny import tiny_sam_folder
-from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.promptable import full_size, load_promptable
 from tag2mask.refine.masks import ClassMaps, refined_masks
@@ -165,7 +167,8 @@ def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     posterior, cams = _posterior(3, 1), _posterior(3, 2)
     ids = torch.tensor([0, 2, 4], dtype=torch.uint8)
-    propose = load_proposals(str(tmp_path / "sam2"), read_prompts(None, ("a", "b", "c", "d")), torch.device("cpu"))
+    unread = SeedSettings(prompts="no such file")
+    propose = load_proposals(str(tmp_path / "sam2"), unread, ("a", "b", "c", "d"), torch.device("cpu"))
     found = propose(image, ids, cams, posterior)
     boxes, points = prompts(cams, posterior)
     assert found.shape == (len(points), *SIZE) and found.dtype == torch.bool
@@ -182,8 +185,8 @@ def test_masks_of_sam3_are_proposals_without_their_names(tmp_path: Path) -> None
     """Every mask that the library finds for a phrase of a tag, at the size of the image; no other phrase is asked."""
     folder = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
     (tmp_path / "words.yaml").write_text("classes:\n  dab: dab, small dab fish\n  fen: fen\n  cod: cod\n")
-    words = read_prompts(str(tmp_path / "words.yaml"), ("dab", "fen", "cod"))
-    propose = load_proposals(str(folder), words, torch.device("cpu"))
+    seeds = SeedSettings(prompts=str(tmp_path / "words.yaml"))
+    propose = load_proposals(str(folder), seeds, ("dab", "fen", "cod"), torch.device("cpu"))
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     posterior = _posterior(3, 0)
     found = propose(image, torch.tensor([0, 1, 3], dtype=torch.uint8), posterior, posterior)
@@ -208,14 +211,18 @@ def test_masks_of_sam3_are_proposals_without_their_names(tmp_path: Path) -> None
     assert nothing.shape == (0, *SIZE)
 
 
-def test_the_fingerprint_follows_the_files_and_for_sam3_the_words(tmp_path: Path) -> None:
-    words, others = (read_prompts(None, names) for names in (("dab", "fen"), ("dab", "cod")))
-    sam = str(tiny_sam_folder(tmp_path / "sam", "sam2"))
-    first = proposal_fingerprint(sam, words)
-    assert first == proposal_fingerprint(sam, others) and first["proposals"] == sam
+def test_the_fingerprint_follows_the_files_and_for_sam3_words_and_precision(tmp_path: Path) -> None:
+    def of(model: Path | str, *classes: str, **seeds: Any) -> tuple[str, dict[str, Any]]:
+        return proposal_fingerprint(str(model), SeedSettings(**seeds), classes, torch.device("cpu"))
+
+    sam = tiny_sam_folder(tmp_path / "sam", "sam2")
+    files, read = of(sam, "dab", "fen", prompts="no such file")
+    assert read == {}
     tiny_sam_folder(tmp_path / "sam", "sam2", seed=1)
-    assert proposal_fingerprint(sam, words)["proposals_files"] != first["proposals_files"]
-    sam3 = str(tiny_folder(tmp_path / "sam3", tiny_sam3(3)))
-    assert proposal_fingerprint(sam3, words) != proposal_fingerprint(sam3, others)
-    absent = proposal_fingerprint("nobody/nothing", words)
-    assert {absent["proposals_files"], absent["proposals_words"]} == {UNKNOWN}
+    assert of(sam, "dab", "fen")[0] != files
+    (tmp_path / "words.yaml").write_text("classes:\n  dab: [a dab, flatfish]\n")
+    sam3 = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
+    _, read = of(sam3, "dab", "fen", prompts=str(tmp_path / "words.yaml"))
+    assert json.loads(json.dumps(read)) == read == {"prompts": [["a dab", "flatfish"], "fen"], "precision": "fp32"}
+    assert of(sam3, "dab", "fen", precision="fp16")[1] == {"prompts": ["dab", "fen"], "precision": "fp16"}
+    assert of("nobody/nothing", "dab") == (UNKNOWN, {"prompts": UNKNOWN, "precision": UNKNOWN})
