@@ -92,7 +92,8 @@ def by_phrases(model: Sam3, words: Prompts) -> Propose:
         found = sam3_candidates(model, model.prepare(image.cpu().numpy()), texts, classes, asked).masks
         if not len(found):
             return torch.zeros_like(posterior[:0], dtype=torch.bool)
-        masks = F.interpolate(found[:, None], size=posterior.shape[1:], mode="bilinear")[:, 0]
-        return (masks > 0.5).to(posterior.device)
+        size = posterior.shape[1:]
+        masks = [F.interpolate(each[None, None], size=size, mode="bilinear")[0, 0] > 0.5 for each in found]
+        return torch.stack(masks).to(posterior.device)
 
     return propose
