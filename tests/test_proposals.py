@@ -18,7 +18,7 @@ from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.promptable import full_size, load_promptable
 from tag2mask.refine.masks import ClassMaps, refined_masks
 from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
-from tag2mask.refine.proposals import named, prompts, soft_vote
+from tag2mask.refine.proposals import named, region_prompts, soft_vote
 from tag2mask.refine.settings import RefineSettings
 
 SIZE = (24, 30)
@@ -90,7 +90,7 @@ def _discs(count: int, seed: int) -> torch.Tensor:
 def test_prompts_are_the_boxes_and_peaks_of_regions(seed: int) -> None:
     posterior = _posterior(3, seed)
     cams = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(seed))
-    found = prompts(cams, posterior)
+    found = region_prompts(cams, posterior)
     regions = _slow_regions(posterior.argmax(0).numpy())
     assert len(regions) == len(found.boxes) == len(found.points) > 1
     boxes, points = [], []
@@ -107,11 +107,11 @@ def test_only_large_regions_make_prompts_and_not_too_many() -> None:
     labels = torch.zeros(100, 100, dtype=torch.long)
     labels[::8, ::8] = 1  # single pixels
     posterior = torch.nn.functional.one_hot(labels, 2).permute(2, 0, 1).float()
-    assert prompts(posterior, posterior).boxes.shape == (0, 4)
+    assert region_prompts(posterior, posterior).boxes.shape == (0, 4)
     for number in range(9):
         labels[number // 3 * 30 : number // 3 * 30 + 11 + number, number % 3 * 30 : number % 3 * 30 + 20] = 1
     posterior = torch.nn.functional.one_hot(labels, 2).permute(2, 0, 1).float()
-    assert prompts(posterior, posterior).boxes.shape == (8, 4)
+    assert region_prompts(posterior, posterior).boxes.shape == (8, 4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -129,7 +129,7 @@ def test_no_proposals_and_no_classes() -> None:
     torch.testing.assert_close(named(_posterior(3, 0), none), _posterior(3, 0))
     alone = torch.ones(1, *SIZE)
     assert torch.equal(named(alone, _discs(2, 0)), alone)
-    assert prompts(alone, alone).points.shape == (0, 1, 2)
+    assert region_prompts(alone, alone).points.shape == (0, 1, 2)
     empty = torch.zeros(1, *SIZE, dtype=torch.bool)
     assert (soft_vote(_posterior(3, 0), empty).margin == -1).all()
 
@@ -152,7 +152,7 @@ def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
     asked = []
 
     def propose(image: torch.Tensor, ids: torch.Tensor, cams: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:
-        asked.append((tuple(image.shape), ids.tolist(), prompts(cams, posterior)))
+        asked.append((tuple(image.shape), ids.tolist(), region_prompts(cams, posterior)))
         return torch.from_numpy(disc)[None]
 
     settings = RefineSettings(method="proposals")
@@ -170,7 +170,7 @@ def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path
     unread = SeedSettings(prompts="no such file")
     propose = load_proposals(str(tmp_path / "sam2"), unread, ("a", "b", "c", "d"), torch.device("cpu"))
     found = propose(image, ids, cams, posterior)
-    boxes, points = prompts(cams, posterior)
+    boxes, points = region_prompts(cams, posterior)
     assert found.shape == (len(points), *SIZE) and found.dtype == torch.bool
     encoded = model.encode(image.numpy())
     for place in range(len(points)):

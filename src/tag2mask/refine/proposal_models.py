@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from tag2mask.cams.clip.model import load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts, read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3, sam3_candidates
+from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3, found_masks
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.backbones.hub import local_folder, read_model_config, read_normalisation, resolve_folder
 from tag2mask.networks.backbones.weights import Notify
 from tag2mask.networks.pretrained import model_digest
 from tag2mask.networks.promptable import OBJECT, PROMPTABLE_CLASSES, Promptable, full_size, load_promptable
-from tag2mask.refine.proposals import Propose, prompts
+from tag2mask.refine.proposals import Propose, region_prompts
 
 _SETTING = "refine.proposals"
 
@@ -67,10 +67,10 @@ def load_proposals(
 
 
 def prompted(model: Promptable) -> Propose:
-    """The mask with the highest predicted IoU for each of the `prompts`, a box and a point in it."""
+    """The mask with the highest predicted IoU for each of the `region_prompts`, a box and a point in it."""
 
     def propose(image: Tensor, ids: Tensor, cams: Tensor, posterior: Tensor) -> Tensor:
-        boxes, points = prompts(cams, posterior)
+        boxes, points = region_prompts(cams, posterior)
         if not len(points):
             return torch.zeros_like(posterior[:0], dtype=torch.bool)
         encoded = model.encode(image.cpu().numpy())
@@ -89,7 +89,7 @@ def by_phrases(model: Sam3, words: Prompts) -> Propose:
     def propose(image: Tensor, ids: Tensor, cams: Tensor, posterior: Tensor) -> Tensor:
         asked = torch.zeros(len(words.prompts), dtype=torch.bool)
         asked[ids[ids > 0].long().cpu() - 1] = True
-        found = sam3_candidates(model, model.prepare(image.cpu().numpy()), texts, classes, asked).masks
+        found = found_masks(model, model.prepare(image.cpu().numpy()), texts, classes, asked).masks
         if not len(found):
             return torch.zeros_like(posterior[:0], dtype=torch.bool)
         size = posterior.shape[1:]
