@@ -28,7 +28,7 @@ from proposals import filled
 from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.refine import dense_crf
-from tag2mask.refine.proposals import Prompts, named, prompts
+from tag2mask.refine.proposals import RegionPrompts, named, region_prompts
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.ground_truth import class_ids
 
@@ -81,7 +81,7 @@ def degraded(region: Bools, point: tuple[int, int], kind: str, random: np.random
     return region
 
 
-def stand_in(truth: Labels, asked: Prompts, kind: str) -> torch.Tensor:
+def stand_in(truth: Labels, asked: RegionPrompts, kind: str) -> torch.Tensor:
     """The masks for prompts: bool (P, H, W)."""
     found, random = [], np.random.default_rng(0)
     for (x, y), (x1, y1, x2, y2) in zip(asked.points[:, 0].astype(int), asked.boxes.astype(int), strict=True):
@@ -102,7 +102,7 @@ def labels_of(image: Path, cam_file: Path, truth: Labels, power: float) -> Itera
     posterior = dense_crf(torch.from_numpy(read_image(image)), cams**power, RefineSettings().crf)
     ids = cam.ids.astype(np.uint8)
     yield CRF, ids[posterior.argmax(0).numpy()]
-    asked, whole = prompts(cams, posterior), filled(truth)
+    asked, whole = region_prompts(cams, posterior), filled(truth)
     for kind in KINDS:
         masks = stand_in(whole, asked, kind)
         for margin, covered, weight in product(MARGINS, COVERED, WEIGHTS):

@@ -24,7 +24,6 @@ from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.data.images import IGNORED, read_image, read_mask
 from tag2mask.refine import dense_crf
 from tag2mask.refine.crf import crf_kernels
-from tag2mask.refine.proposals import soft_vote
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.ground_truth import class_ids
 
@@ -79,9 +78,14 @@ def means(maps: npt.NDArray[np.floating], segments: Segments) -> Floats:
 
 def voted(posterior: Floats, proposals: Sequence[Segments]) -> tuple[Floats, Floats]:
     """The vote and its margin at each pixel, (K, H, W) and (H, W); of several proposals, the greater margin wins."""
-    masks = [torch.from_numpy(np.arange(own.max() + 1)[:, None, None] == own) for own in proposals]
-    vote = soft_vote(torch.from_numpy(posterior), torch.cat(masks))
-    return vote.means.numpy(), vote.margin.numpy()
+    vote, margin = np.zeros_like(posterior), np.full(posterior.shape[1:], -1, np.float32)
+    for segments in proposals:
+        own = means(posterior, segments)
+        second, first = np.sort(np.vstack([np.zeros_like(own[:1]), own]), 0)[-2:]
+        wins = margin < (first - second)[segments]
+        margin = np.where(wins, (first - second)[segments], margin)
+        vote = np.where(wins, own[:, segments], vote)
+    return vote, margin
 
 
 def filled(truth: Labels) -> Labels:

@@ -48,7 +48,7 @@ class Regions(Promptable):
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
-        self.encodings, self.go_on, self.broken = 0, threading.Event(), False
+        self.encodings, self.go_on, self.broken = 0, threading.Event(), False  # broken: for one request
         self.go_on.set()
 
     def encode(self, image: np.ndarray) -> Encoded:
@@ -64,7 +64,8 @@ class Regions(Promptable):
         boxes: np.ndarray | None = None,
     ) -> Candidates:
         self.go_on.wait(60)
-        if self.broken:
+        broken, self.broken = self.broken, False
+        if broken:
             raise RuntimeError("the model does not answer")
         found = np.zeros(encoded.size, dtype=bool)
         if boxes is not None:

@@ -81,6 +81,24 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     assert "when it is first needed (SAM License, gated: ask for access at" in stage(told, "seeds")[1]
 
 
+@pytest.mark.parametrize(("kind", "without_words"), [("sam3_video", "download"), ("sam2_video", "ok")])
+def test_a_sam3_of_proposals_needs_its_tokenizer(
+    well: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    without_words: str,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "model.safetensors").touch()
+    words = ("--refine.method", "proposals", "--refine.proposals", "some/model")
+    assert stage(ask(capsys, 0, *words), "refine")[0] == without_words
+    (tmp_path / "tokenizer.json").touch()
+    assert stage(ask(capsys, 0, *words), "refine")[0] == "ok"
+
+
 def test_each_line_is_shown_when_it_is_known(well: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown: list[str] = []
     asked: dict[str, int] = {}

@@ -1,7 +1,9 @@
 """Refinement by proposals: prompts, vote and abstention against slow versions, and what whole objects are worth."""
 
+import json
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,12 @@ from transformers import CLIPTokenizer, Sam3Model
 
 from clip_tiny import tiny_folder, tiny_sam3
 from sam_tiny import tiny_sam_folder
-from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.promptable import full_size, load_promptable
 from tag2mask.refine.masks import ClassMaps, refined_masks
 from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
-from tag2mask.refine.proposals import named, prompts, soft_vote
+from tag2mask.refine.proposals import named, region_prompts, soft_vote
 from tag2mask.refine.settings import RefineSettings
 
 SIZE = (24, 30)
@@ -88,7 +90,7 @@ def _discs(count: int, seed: int) -> torch.Tensor:
 def test_prompts_are_the_boxes_and_peaks_of_regions(seed: int) -> None:
     posterior = _posterior(3, seed)
     cams = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(seed))
-    found = prompts(cams, posterior)
+    found = region_prompts(cams, posterior)
     regions = _slow_regions(posterior.argmax(0).numpy())
     assert len(regions) == len(found.boxes) == len(found.points) > 1
     boxes, points = [], []
@@ -105,11 +107,11 @@ def test_only_large_regions_make_prompts_and_not_too_many() -> None:
     labels = torch.zeros(100, 100, dtype=torch.long)
     labels[::8, ::8] = 1  # single pixels
     posterior = torch.nn.functional.one_hot(labels, 2).permute(2, 0, 1).float()
-    assert prompts(posterior, posterior).boxes.shape == (0, 4)
+    assert region_prompts(posterior, posterior).boxes.shape == (0, 4)
     for number in range(9):
         labels[number // 3 * 30 : number // 3 * 30 + 11 + number, number % 3 * 30 : number % 3 * 30 + 20] = 1
     posterior = torch.nn.functional.one_hot(labels, 2).permute(2, 0, 1).float()
-    assert prompts(posterior, posterior).boxes.shape == (8, 4)
+    assert region_prompts(posterior, posterior).boxes.shape == (8, 4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -127,7 +129,7 @@ def test_no_proposals_and_no_classes() -> None:
     torch.testing.assert_close(named(_posterior(3, 0), none), _posterior(3, 0))
     alone = torch.ones(1, *SIZE)
     assert torch.equal(named(alone, _discs(2, 0)), alone)
-    assert prompts(alone, alone).points.shape == (0, 1, 2)
+    assert region_prompts(alone, alone).points.shape == (0, 1, 2)
     empty = torch.zeros(1, *SIZE, dtype=torch.bool)
     assert (soft_vote(_posterior(3, 0), empty).margin == -1).all()
 
@@ -150,7 +152,7 @@ def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
     asked = []
 
     def propose(image: torch.Tensor, ids: torch.Tensor, cams: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:
-        asked.append((tuple(image.shape), ids.tolist(), prompts(cams, posterior)))
+        asked.append((tuple(image.shape), ids.tolist(), region_prompts(cams, posterior)))
         return torch.from_numpy(disc)[None]
 
     settings = RefineSettings(method="proposals")
@@ -165,9 +167,10 @@ def test_proposals_of_a_model_are_its_best_masks_by_point_and_box(tmp_path: Path
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     posterior, cams = _posterior(3, 1), _posterior(3, 2)
     ids = torch.tensor([0, 2, 4], dtype=torch.uint8)
-    propose = load_proposals(str(tmp_path / "sam2"), read_prompts(None, ("a", "b", "c", "d")), torch.device("cpu"))
+    unread = SeedSettings(prompts="no such file")
+    propose = load_proposals(str(tmp_path / "sam2"), unread, ("a", "b", "c", "d"), torch.device("cpu"))
     found = propose(image, ids, cams, posterior)
-    boxes, points = prompts(cams, posterior)
+    boxes, points = region_prompts(cams, posterior)
     assert found.shape == (len(points), *SIZE) and found.dtype == torch.bool
     encoded = model.encode(image.numpy())
     for place in range(len(points)):
@@ -182,8 +185,8 @@ def test_masks_of_sam3_are_proposals_without_their_names(tmp_path: Path) -> None
     """Every mask that the library finds for a phrase of a tag, at the size of the image; no other phrase is asked."""
     folder = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
     (tmp_path / "words.yaml").write_text("classes:\n  dab: dab, small dab fish\n  fen: fen\n  cod: cod\n")
-    words = read_prompts(str(tmp_path / "words.yaml"), ("dab", "fen", "cod"))
-    propose = load_proposals(str(folder), words, torch.device("cpu"))
+    seeds = SeedSettings(prompts=str(tmp_path / "words.yaml"))
+    propose = load_proposals(str(folder), seeds, ("dab", "fen", "cod"), torch.device("cpu"))
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     posterior = _posterior(3, 0)
     found = propose(image, torch.tensor([0, 1, 3], dtype=torch.uint8), posterior, posterior)
@@ -208,14 +211,18 @@ def test_masks_of_sam3_are_proposals_without_their_names(tmp_path: Path) -> None
     assert nothing.shape == (0, *SIZE)
 
 
-def test_the_fingerprint_follows_the_files_and_for_sam3_the_words(tmp_path: Path) -> None:
-    words, others = (read_prompts(None, names) for names in (("dab", "fen"), ("dab", "cod")))
-    sam = str(tiny_sam_folder(tmp_path / "sam", "sam2"))
-    first = proposal_fingerprint(sam, words)
-    assert first == proposal_fingerprint(sam, others) and first["proposals"] == sam
+def test_the_fingerprint_follows_the_files_and_for_sam3_words_and_precision(tmp_path: Path) -> None:
+    def of(model: Path | str, *classes: str, **seeds: Any) -> tuple[str, dict[str, Any]]:
+        return proposal_fingerprint(str(model), SeedSettings(**seeds), classes, torch.device("cpu"))
+
+    sam = tiny_sam_folder(tmp_path / "sam", "sam2")
+    files, read = of(sam, "dab", "fen", prompts="no such file")
+    assert read == {}
     tiny_sam_folder(tmp_path / "sam", "sam2", seed=1)
-    assert proposal_fingerprint(sam, words)["proposals_files"] != first["proposals_files"]
-    sam3 = str(tiny_folder(tmp_path / "sam3", tiny_sam3(3)))
-    assert proposal_fingerprint(sam3, words) != proposal_fingerprint(sam3, others)
-    absent = proposal_fingerprint("nobody/nothing", words)
-    assert {absent["proposals_files"], absent["proposals_words"]} == {UNKNOWN}
+    assert of(sam, "dab", "fen")[0] != files
+    (tmp_path / "words.yaml").write_text("classes:\n  dab: [a dab, flatfish]\n")
+    sam3 = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
+    _, read = of(sam3, "dab", "fen", prompts=str(tmp_path / "words.yaml"))
+    assert json.loads(json.dumps(read)) == read == {"prompts": [["a dab", "flatfish"], "fen"], "precision": "fp32"}
+    assert of(sam3, "dab", "fen", precision="fp16")[1] == {"prompts": ["dab", "fen"], "precision": "fp16"}
+    assert of("nobody/nothing", "dab") == (UNKNOWN, {"prompts": UNKNOWN, "precision": UNKNOWN})

@@ -3,21 +3,23 @@
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
+from shutil import copy2, copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from clip_tiny import tiny_folder, tiny_model
+from clip_tiny import tiny_folder, tiny_model, tiny_sam3
 from run_tiny import figures, files_of, run, words
 from sam_tiny import tiny_sam_folder
-from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cli import main
+from tag2mask.core.provenance import UNKNOWN
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import full_resolution, read_cam, write_cam
 from tag2mask.data.corrections import CorrectionsFolder, Decision
@@ -170,7 +172,7 @@ def test_masks_by_proposals_resume_and_are_shared_out(
     assert whole.keys() == names
     changed = 0
     images = open_images(DataSettings(root=scenes, split="train"))
-    propose = load_proposals(str(folder), read_prompts(None, images.classes), torch.device("cpu"))
+    propose = load_proposals(str(folder), SeedSettings(), images.classes, torch.device("cpu"))
     for item in images.items[:3]:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")
         image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
@@ -193,6 +195,71 @@ def test_masks_by_proposals_resume_and_are_shared_out(
     assert run("refine", scenes, copied, restart="refine", **{**settings, "refine__proposals": str(other)}) == 2
     assert "is a model of type 'clip'" in capsys.readouterr().err
     assert files_of(copied / "masks") == whole  # found out before anything was deleted
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that a hub has of every model; the hub's client is replaced."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    files, cache = tmp_path / "hub", tmp_path / "cache"
+    files.mkdir()
+
+    def snapshot_download(_: str, *, allow_patterns: Sequence[str] = (), local_files_only: bool = False) -> str:
+        if local_files_only and not cache.is_dir():
+            raise LocalEntryNotFoundError("nothing here")
+        cache.mkdir(exist_ok=True)
+        for name in allow_patterns:
+            copy2(files / name, cache / name)
+        return str(cache)
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=each.name, size=9) for each in files.iterdir()])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    return files
+
+
+def test_a_model_by_name_is_recorded_with_all_of_its_files(copied: Path, scenes: Path, hub: Path) -> None:
+    tiny_folder(hub, tiny_sam3(3))
+    model = {"refine__method": "proposals", "refine__proposals": "someone/sam3"}
+    assert run("refine", scenes, copied, restart="refine", **model) == 0
+    record = (copied / "refine/stage.json").read_bytes()
+    assert run("refine", scenes, copied, **model) == 0
+    assert (copied / "refine/stage.json").read_bytes() == record
+    assert UNKNOWN not in json.loads(record)["settings"].values()
+
+
+def test_masks_by_sam3_keep_their_words_and_need_no_model_once_they_are_made(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tiny_folder(tmp_path / "sam3", tiny_sam3(3)), tmp_path / "words.yaml"
+    classes = open_images(DataSettings(root=scenes, split="train")).classes
+    file.write_text(f"classes:\n  {classes[0]}: [a thing, mug]\n")
+    model = {"refine__method": "proposals", "refine__proposals": str(folder)}
+    before = files_of(copied / "masks")
+    for path, damage in ((folder / "vocab.json", b""), (folder / "model.safetensors", b"{}"), (file, b"class: 3\n")):
+        kept = path.read_bytes()
+        path.write_bytes(damage)
+        assert run("refine", scenes, copied, restart="refine", seeds__prompts=str(file), **model) in (1, 2)
+        assert path.parent.name in capsys.readouterr().err and files_of(copied / "masks") == before
+        path.write_bytes(kept)
+    assert run("refine", scenes, copied, restart="refine", seeds__prompts=str(file), **model) == 0
+    made, record = files_of(copied / "masks"), (copied / "refine/stage.json").read_bytes()
+    assert made != before
+    next((copied / "masks").rglob("*.png")).unlink()
+    assert run("refine", scenes, copied, **model) == 0  # the words are those of the run
+    assert files_of(copied / "masks") == made and (copied / "refine/stage.json").read_bytes() == record
+    folder.rename(tmp_path / "away")
+    assert run("refine", scenes, copied, **model) == 0
+    assert (copied / "refine/stage.json").read_bytes() == record
+    (tmp_path / "away").rename(folder)
+    for name, value in (("prompts", "coco"), ("precision", "bf16")):
+        capsys.readouterr()
+        assert run("refine", scenes, copied, **model, **{f"seeds__{name}": value}) == 2
+        assert f"seeds.{name} was" in capsys.readouterr().err
 
 
 def test_three_masks_by_hand_give_the_threshold_of_their_class(

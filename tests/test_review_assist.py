@@ -23,8 +23,8 @@ from selenium.webdriver.common.keys import Keys
 from werkzeug.test import TestResponse
 
 from clip_tiny import tiny_folder, tiny_model
-from review_page import Regions, Served, console, press, until
-from review_run import SIZE, build_run, open_session
+from review_page import Regions, Served, await_open, console, press, until
+from review_run import IDS, SIZE, build_run, open_session
 from sam_tiny import tiny_sam_folder
 from tag2mask.cli import main
 from tag2mask.data import read_image, read_mask, write_mask
@@ -125,7 +125,8 @@ def test_an_image_is_encoded_once_and_again_after_a_change(run: Path, regions: R
     assert regions.encodings == 2
     of = page.session.image_version(0)
     Image.new("RGB", (30, 20)).save(run.parent / "data/one.jpg")
-    assert "has changed" in page.get("/api/images/0/object", points=[[5, 5, 1]], of=of).get_json()["error"]
+    for address in ("/api/images/0/object", "/api/images/0/encoding"):
+        assert "has changed" in page.get(address, points=[[5, 5, 1]], of=of).get_json()["error"]
     answer = page.get("/api/images/0/object", points=[[5, 5, 1]])
     assert (answer.headers["X-Width"], regions.encodings) == ("30", 3)
 
@@ -183,6 +184,8 @@ def test_the_command_loads_the_model_before_it_serves(
         assert main(["review", str(run), "--assist", name]) == 2
         shown = capsys.readouterr()
         assert message in " ".join(shown.err.split()) and "open http://" not in shown.out
+    assert main(["review", str(run), "--assist", "sam2", "--dry-run"]) == 2
+    assert main(["review", str(run), "--assist", str(sam), "--dry-run"]) == 0
 
 
 def test_the_end_waits_for_the_model(served: Served, regions: Regions) -> None:
@@ -234,6 +237,43 @@ def test_clicks_refine_one_object_in_one_step(page: webdriver.Chrome, run: Path)
 
 
 @pytest.mark.browser
+def test_a_press_that_adds_nothing_asks_nothing(page: webdriver.Chrome, run: Path) -> None:
+    press(page, "2o")
+    expected = np.zeros(SIZE, dtype=np.uint8)
+    _point(page, (20, 20))
+    expected[SQUARE] = 2
+    _saved(page, run, expected)
+    assert len(_asked(page)) == 1
+    _point(page, (-1, 20))
+    _point(page, (-1, -1), (-1, 20))
+    page.find_element(By.ID, "next-object").click()
+    _point(page, (60, 20), button=2)
+    until(page, lambda: "Click the object first" in page.find_element(By.ID, "note").text)
+    _point(page, (60, 20))
+    expected[BAR] = 2
+    _saved(page, run, expected)
+    assert len(_asked(page)) == 2
+
+
+@pytest.mark.browser
+def test_an_error_of_another_image_drops_no_click(page: webdriver.Chrome, run: Path, regions: Regions) -> None:
+    press(page, "2o")
+    until(page, lambda: regions.encodings == 1)
+    regions.go_on.clear()
+    _point(page, (20, 20))
+    until(page, lambda: page.find_element(By.ID, "object-state").text == "Looking for the object …")
+    press(page, "j")
+    await_open(page, IDS[1])
+    press(page, "2")
+    _point(page, (20, 20))
+    regions.broken = True
+    regions.go_on.set()
+    until(page, lambda: (run / f"corrections/{IDS[1]}.png").is_file())
+    assert not page.find_element(By.ID, "trouble").is_displayed()
+    assert not (run / "corrections/one.png").exists() and any("500" in message for message in console(page))
+
+
+@pytest.mark.browser
 def test_a_box_by_mouse_and_touch_and_a_point_by_keyboard(page: webdriver.Chrome, run: Path) -> None:
     press(page, "2o")
     expected = np.zeros(SIZE, dtype=np.uint8)
@@ -280,7 +320,6 @@ def test_the_page_goes_on_while_the_model_works(
     _point(page, (60, 20))
     until(page, lambda: "the model does not answer" in page.find_element(By.ID, "trouble").text)
     assert any("500" in message for message in console(page))
-    regions.broken = False
     _point(page, (60, 20))  # the drawing is kept, and a new object begins
     before[BAR] = 2
     _saved(page, run, before)
@@ -318,6 +357,12 @@ def _point(
             actions.pointer_action.pointer_down(button)
     actions.pointer_action.pointer_up(button)
     actions.perform()
+
+
+def _asked(page: webdriver.Chrome) -> list[str]:
+    """The requests for objects."""
+    script = "return performance.getEntriesByType('resource').map((e) => e.name).filter((e) => /object\\?/.test(e))"
+    return list(page.execute_script(script))  # type: ignore[no-untyped-call]
 
 
 def _saved(page: webdriver.Chrome, run: Path, expected: np.ndarray) -> None:

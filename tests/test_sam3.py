@@ -15,7 +15,7 @@ from clip_tiny import tiny_folder, tiny_sam3
 from run_tiny import Capture, files_of, run
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.sam3 import Sam3, sam3_candidates
+from tag2mask.cams.sam3 import Sam3, found_masks
 from tag2mask.cams.seed_models import SeedModel, load_seed_model
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import read_cam
@@ -101,13 +101,13 @@ def test_candidates_are_the_masks_above_the_floor(folder: Path, words: Path, mon
     floor = float(np.mean([score for score, _, _ in expected]))  # random weights have scores near a half
     expected = [each for each in expected if each[0] >= floor]
     monkeypatch.setattr("tag2mask.cams.sam3.SCORE_FLOOR", floor)
-    found = sam3_candidates(sam3, image, texts, classes, torch.tensor([True, True]))
+    found = found_masks(sam3, image, texts, classes, torch.tensor([True, True]))
     assert len(expected) < 6 * 6 and {label for _, label, _ in expected} == {0, 1}
     np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], atol=1e-5)
     assert found.labels.tolist() == [label for _, label, _ in expected]
     torch.testing.assert_close(found.masks, torch.stack([mask for _, _, mask in expected]), rtol=0, atol=1e-5)
-    assert set(sam3_candidates(sam3, image, texts, classes, torch.tensor([False, True])).labels.tolist()) == {1}
-    none = sam3_candidates(sam3, image, texts, classes, torch.tensor([False, False]))
+    assert set(found_masks(sam3, image, texts, classes, torch.tensor([False, True])).labels.tolist()) == {1}
+    none = found_masks(sam3, image, texts, classes, torch.tensor([False, False]))
     assert none.masks.shape == (0, 32, 32) and len(none.scores) == len(none.labels) == 0
 
 

@@ -49,7 +49,7 @@ class Sam3Output:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class FoundMasks:
     """Masks of an image, the highest score first; masks of one thing from several phrases overlap. On the CPU."""
 
     masks: Tensor  # (P, h, w) float32 in [0, 1]
@@ -160,7 +160,7 @@ class Sam3(nn.Module):
         return torch.cat(found) if found else torch.zeros(0, *(4 * cells for cells in self.grid((1, 1))))
 
 
-def sam3_candidates(model: Sam3, image: Tensor, texts: Sam3Texts, classes: Sequence[int], asked: Tensor) -> Candidates:
+def found_masks(model: Sam3, image: Tensor, texts: Sam3Texts, classes: Sequence[int], asked: Tensor) -> FoundMasks:
     """The masks that SAM 3 finds in an image for phrases of classes, with a score of at least `SCORE_FLOOR`.
 
     Args:
@@ -183,4 +183,4 @@ def sam3_candidates(model: Sam3, image: Tensor, texts: Sam3Texts, classes: Seque
         labels.append(own[kept.cpu().nonzero()[:, 0]])
         place += len(kept)
     order = torch.cat(scores).argsort(descending=True, stable=True)
-    return Candidates(torch.cat(masks)[order], torch.cat(scores)[order], torch.cat(labels)[order])
+    return FoundMasks(torch.cat(masks)[order], torch.cat(scores)[order], torch.cat(labels)[order])

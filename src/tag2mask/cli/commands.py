@@ -124,7 +124,7 @@ COMMANDS = {
             "refine runs/mine --refine.method irn+crf",
             "refine runs/mine --restart refine --refine.method argmax",
         ),
-        ("data", "seeds", "cams", "refine"),
+        ("data", "seeds.prompts", "seeds.precision", "cams", "refine"),
     ),
     "segment": Command(
         "Train a segmentation network on the masks, and predict the splits to evaluate.",

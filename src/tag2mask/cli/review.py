@@ -16,6 +16,7 @@ from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.data.images import read_image
+from tag2mask.networks.backbones.hub import check_name
 from tag2mask.networks.promptable import load_promptable
 from tag2mask.review import Assistant, Server, Session, reviewed_images
 from tag2mask.review.server import refuse_host
@@ -51,6 +52,8 @@ def review(
     require_run(run)
     session = _session(call.config, call.run_folder(), call.given.get("data.split"))
     if call.dry_run:
+        if assist is not None:
+            check_name(assist, "assist")
         _print(call, f"would serve {_contents(session)}", session)
         return 0
     session.assistant = None if assist is None else _assistant(call, assist)

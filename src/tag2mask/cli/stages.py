@@ -319,7 +319,7 @@ def _describe_data(console: Console, config: Config, images: ImageSet) -> None:
 
 
 def _sections(names: Sequence[str]) -> Sequence[str]:
-    """The sections of config.yaml that these stages update; `train` updates all but those of optional stages."""
+    """The sections and settings of config.yaml that these stages update; `train`: all but those of optional stages."""
     if "train" not in names:
         return [section for name in names for section in STAGES[name].sections]
     others = [stage for name, stage in STAGES.items() if stage.enabled_by and name not in names]

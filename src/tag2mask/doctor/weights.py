@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tag2mask.cams.clip.model import TOKENIZER_FILES
+from tag2mask.cams.sam3 import SAM3_CLASSES
 from tag2mask.doctor.findings import Finding, Weights
-from tag2mask.networks.backbones.hub import cached_folder, licence_note
+from tag2mask.networks.backbones.hub import cached_folder, licence_note, read_model_config
 from tag2mask.networks.backbones.registry import NAMES, family_of
 from tag2mask.runs.config import Config
 
@@ -24,7 +25,7 @@ def weights_of(config: Config) -> Iterator[Weights]:
     if config.edges.backbone is not None:
         yield _backbone("edges", "edges", config.edges.backbone, config.edges.weights)
     if config.refine.method == "proposals":
-        yield Weights("refine", _hub_model(config.refine.proposals, "refine.proposals", True, ()), hub=True)
+        yield Weights("refine", _proposals(config.refine.proposals), hub=True)
     segment = config.segment.network
     yield _backbone("segment", "segment.network", segment.backbone, segment.weights)
 
@@ -52,6 +53,13 @@ def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
     message = f"weights of {backbone} ({public.megabytes} MiB) are downloaded when they are first needed"
     remedy = f"without a network: put {public.url} at {public.cached}, or {setting} FILE"
     return Weights(stage, Finding(message, "download", remedy), hub)
+
+
+def _proposals(name: str) -> Finding:
+    """The model of proposals; a SAM 3 needs its tokenizer, too."""
+    folder = cached_folder(name, True, ())
+    by_words = folder is not None and read_model_config(folder, "refine.proposals")["model_type"] in SAM3_CLASSES
+    return _hub_model(name, "refine.proposals", True, TOKENIZER_FILES if by_words else ())
 
 
 def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) -> Finding:

@@ -16,8 +16,8 @@ from tag2mask.networks.backbones.hub import read_normalisation
 from tag2mask.networks.backbones.weights import Notify
 from tag2mask.networks.pretrained import load_pretrained
 
-OBJECT, NOT_OBJECT, PADDING = 1, 0, -10
-"""The labels of points. Source: `transformers`."""
+OBJECT = 1
+"""The label of a point on the object; 0 is that of a point outside it. Source: `transformers`."""
 
 PROMPTABLE_CLASSES = {
     "sam2": ("Sam2Config", "Sam2Model"),
@@ -109,7 +109,7 @@ class Promptable(nn.Module):
         Args:
             encoded: of `encode`.
             points: (P, K, 2), x and y in pixels of the image.
-            labels: (P, K), 1: of the object, 0: not of it, -10: padding.
+            labels: (P, K), `OBJECT`, or 0 outside of it.
             boxes: (P, 4), x1, y1, x2, y2 in pixels of the image.
 
         Returns:

@@ -32,7 +32,7 @@ _CONNECTED = np.ones((3, 3), dtype=bool)
 Bools = npt.NDArray[np.bool_]
 
 
-class Prompts(NamedTuple):
+class RegionPrompts(NamedTuple):
     """A box and a point of each of P regions, in pixels; x to the right, y down."""
 
     boxes: npt.NDArray[np.float64]  # (P, 4), x1, y1, x2, y2
@@ -45,16 +45,19 @@ Propose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def regions(labels: npt.NDArray[np.integer]) -> Iterator[tuple[int, Bools]]:
-    """The large connected regions of each class above 0 in (H, W): class and region, the largest first."""
-    for class_ in np.unique(labels[labels > 0]).tolist():
-        numbers, _ = ndimage.label(labels == class_, _CONNECTED)
+    """The large connected regions of each place above 0 in (H, W): place and region, the largest first.
+
+    A place is that of a class in the maps, not its id.
+    """
+    for place in np.unique(labels[labels > 0]).tolist():
+        numbers, _ = ndimage.label(labels == place, _CONNECTED)
         areas = np.bincount(numbers.ravel())[1:]
         for number in np.argsort(-areas, kind="stable")[:_MOST_REGIONS].tolist():
             if areas[number] >= _LEAST_SHARE * labels.size:
-                yield class_, numbers == number + 1
+                yield place, numbers == number + 1
 
 
-def prompts(cams: Tensor, posterior: Tensor) -> Prompts:
+def region_prompts(cams: Tensor, posterior: Tensor) -> RegionPrompts:
     """A box and a point for each region of the most probable classes: the point is the peak of the class's CAM in it.
 
     Args:
@@ -65,12 +68,12 @@ def prompts(cams: Tensor, posterior: Tensor) -> Prompts:
     """
     boxes, points = [], []
     maps = cams.cpu().numpy()
-    for class_, region in regions(posterior.argmax(0).cpu().numpy()):
+    for place, region in regions(posterior.argmax(0).cpu().numpy()):
         rows, columns = np.nonzero(region)
         boxes.append([columns.min(), rows.min(), columns.max(), rows.max()])
-        peak = maps[class_][rows, columns].argmax()
+        peak = maps[place][rows, columns].argmax()
         points.append([[columns[peak], rows[peak]]])
-    return Prompts(np.array(boxes, np.float64).reshape(-1, 4), np.array(points, np.float64).reshape(-1, 1, 2))
+    return RegionPrompts(np.array(boxes, np.float64).reshape(-1, 4), np.array(points, np.float64).reshape(-1, 1, 2))
 
 
 class Vote(NamedTuple):
@@ -80,20 +83,19 @@ class Vote(NamedTuple):
     margin: Tensor  # (H, W), difference of the two highest means; -1 outside of proposals
 
 
-def soft_vote(posterior: Tensor, proposals: Tensor, *, background: bool = True) -> Vote:
-    """The mean posterior of each proposal, at its pixels.
+def soft_vote(posterior: Tensor, proposals: Tensor) -> Vote:
+    """The mean posterior of each proposal, at its pixels; a proposal whose vote is background does not count.
 
     Args:
         posterior: (K, H, W), sums to 1, with background as the first class.
         proposals: bool (P, H, W); they may overlap.
-        background: whether proposals whose vote is background count.
     """
     flat = posterior.flatten(1)
     votes, margin = [posterior.new_zeros(len(posterior))], posterior.new_full(posterior.shape[1:], -1)
     winner = torch.zeros_like(margin, dtype=torch.long)
     for proposal in proposals:
         own = flat @ proposal.flatten().to(flat) / proposal.sum().clamp_min(1)  # (K,)
-        if not background and own.argmax() == 0:
+        if own.argmax() == 0:
             continue
         highest = own.topk(2).values if len(own) > 1 else own.new_tensor([1, 0])
         wins = proposal & (margin < highest[0] - highest[1])
@@ -116,7 +118,8 @@ def named(
     At the pixels of a proposal with the mean posterior v, the posterior q becomes v^w q^(1 − w), normalised: a proposal
     that is not one object does not erase what the CRF is sure of. It abstains if the vote is not sure, or is
     background: most of the objects whose vote is background are animals that the CAMs found in part. If the proposals
-    of a class cover most of a region of this class, the rest of the region is not of the class.
+    of a class cover most of a region of this class, the rest of the region is not of the class; a proposal covers its
+    pixels for the class of its vote, also where a sure pixel keeps another one.
 
     Args:
         posterior: (K, H, W), sums to 1, with background as the first class.
@@ -127,13 +130,13 @@ def named(
 
     Source: ours.
     """
-    vote = soft_vote(posterior, proposals, background=False)
+    vote = soft_vote(posterior, proposals)
     accepted = vote.margin >= margin
     weighed = posterior.clamp_min(_LEAST) ** (1 - weight) * vote.means.clamp_min(_LEAST) ** weight
     found = torch.where(accepted, weighed / weighed.sum(0), posterior)
     winners = torch.where(accepted, vote.means.argmax(0), -1)
-    for class_, mask in regions(posterior.argmax(0).cpu().numpy()):
+    for place, mask in regions(posterior.argmax(0).cpu().numpy()):
         region = torch.from_numpy(mask).to(posterior.device)
-        if (region & (winners == class_)).sum() >= covered * region.sum():
-            found[class_, region & ~accepted] = 0
+        if (region & (winners == place)).sum() >= covered * region.sum():
+            found[place, region & ~accepted] = 0
     return found / found.sum(0).clamp_min(torch.finfo(found.dtype).tiny)

@@ -54,7 +54,8 @@ class RefineSettings(Checked):
         ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);
             null keeps every label. Needs a method with a CRF.
         proposals: the model of `proposals`, as a name on the hub or a folder of `transformers`: a SAM 2, SAM, SAM-HQ or
-            EdgeTAM, asked by points and boxes; or a SAM 3, asked by the phrases of the image's tags (`seeds.prompts`).
+            EdgeTAM, asked by points and boxes; or a SAM 3, asked by the phrases of the image's tags (`seeds.prompts`)
+            in `seeds.precision`.
         walk: of the random walk.
         long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
             null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are

@@ -143,6 +143,7 @@ def assist_routes(session: Session, assistant: Assistant) -> Blueprint:
 
     @routes.get("/images/<int:index>/encoding")
     def encoding(index: int) -> Response:
+        _refuse_another_image(session, index)
         assistant.encode(session.list.item(index).path)
         return jsonify()
 

@@ -64,7 +64,6 @@ class Session:
         *,
         pixel_limit: int,
         intensity: Intensity | None = None,
-        assistant: Assistant | None = None,
     ) -> None:
         """Read the list of images and the decisions.
 
@@ -78,7 +77,7 @@ class Session:
             UsageError: an ID is the name of a file of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
-        self.assistant = assistant
+        self.assistant: Assistant | None = None
         self.list = ReviewList(images, Ranking.of(run.path))
         if self.list.index(Path(RECORD).stem) is not None:
             raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")

@@ -193,7 +193,7 @@ class RunFolder:
             discard(self.path / output)
 
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
-        """Write config.yaml with absolute paths; only the given sections if it exists.
+        """Write config.yaml with absolute paths; only the given sections and single settings if it exists.
 
         ``limit`` and ``shard`` belong to one command and are left out.
         """
@@ -201,7 +201,10 @@ class RunFolder:
         values = yaml.safe_load(to_yaml(absolute(config)))
         if sections is not None and target.is_file():
             kept = _settings_in(target)
-            values = {**kept, **{name: values[name] for name in sections}}
+            for section, _, name in (each.partition(".") for each in sections):
+                own = values[section]
+                kept[section] = {**(kept.get(section) or {}), name: own[name]} if name else own
+            values = kept
         values = {name: value for name, value in values.items() if name not in ("format", "limit", "shard")}
         values = {"format": FORMAT, **values}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

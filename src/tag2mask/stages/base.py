@@ -75,7 +75,7 @@ class Stage(ABC):
         version: raise it by hand whenever the same settings give other files.
         always_rerun: it has no record: it makes its files again each time, or finds stale files by itself.
         distribution: how several processes share the work.
-        sections: the sections of config.yaml that the stage alone updates.
+        sections: the sections of config.yaml, or single settings, that the stage updates.
         section: the section of its precision and batch size; empty: that of its name.
         reads_images: whether its files depend on how images are decoded.
         enabled_by: the setting that makes `run` do it; empty for a stage that always runs.

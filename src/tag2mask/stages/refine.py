@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.profile import timed
@@ -16,8 +15,7 @@ from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.masks import refined_masks
-from tag2mask.refine.proposal_models import find_proposal_model, load_proposals, proposal_fingerprint
-from tag2mask.refine.proposals import Propose
+from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
 from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
@@ -46,14 +44,14 @@ class Refine(Stage):
     optional_inputs: ClassVar = {"edges": "walk"}
     version = 2
     distribution = "shard"
-    sections = ("refine",)
+    sections = ("refine", "seeds.prompts", "seeds.precision")
     reads_images = True
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings that the method reads."""
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
-        unread = {"proposals"}
+        unread = set() if settings.method == "proposals" else {"proposals"}
         if not settings.uses_crf:
             unread |= {"crf", "crf_power", "ignore_below"}
         if settings.method == "argmax":
@@ -63,17 +61,18 @@ class Refine(Stage):
         if settings.has_background:
             walk.pop("background_level")
         refine = {key: value for key, value in refine.items() if key not in unread}
-        if settings.method == "proposals":
-            words = read_prompts(config.seeds.prompts, images.classes)
-            refine |= proposal_fingerprint(settings.proposals, words)
         read = {"refine": refine}
+        if settings.method == "proposals":
+            device = resolve_device(config.device)
+            files, seeds = proposal_fingerprint(settings.proposals, config.seeds, images.classes, device)
+            read = {"refine": {**refine, "proposals_files": files}, "seeds": seeds}
         return read | ({"walk": walk} if settings.walks else {})
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Check the CAMs and the model of proposals."""
+        """Check the CAMs, and load the model of proposals."""
         require_cams(config, run, schedule)
         if config.refine.method == "proposals" and ("refine" in schedule.restarted or not run.has_record("refine")):
-            find_proposal_model(config.refine.proposals)
+            load_proposals(config.refine.proposals, config.seeds, images.classes, torch.device("cpu"))
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The missing masks."""
@@ -90,8 +89,7 @@ class Refine(Stage):
         cams = cam_folder(config, run)
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
-        run.record_fingerprint(self, self.fingerprint(config, images))
-        write_class_ids(run / "masks", images.classes)
+        run.check(self, self.fingerprint(config, images))
         whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
         thresholds = class_thresholds(run, images, config.refine, result)
@@ -99,7 +97,13 @@ class Refine(Stage):
             named = (f"{images.classes[class_id - 1]} {value:g}" for class_id, value in thresholds.items())
             result.notes.append(f"thresholds of CAMs from masks by hand: {', '.join(named)}")
         todo = stale(mine, cams, run / "masks", thresholds)
-        propose = _propose(config, images, device, console) if config.refine.method == "proposals" and todo else None
+        propose = None
+        if config.refine.method == "proposals" and todo:
+            notify = partial(console.print, highlight=False)
+            propose = load_proposals(config.refine.proposals, config.seeds, images.classes, device, notify=notify)
+        if config.refine.method != "proposals" or todo:  # without work, the model may not be on this machine
+            run.record_fingerprint(self, self.fingerprint(config, images))
+        write_class_ids(run / "masks", images.classes)
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
@@ -114,11 +118,6 @@ class Refine(Stage):
                     result.done += 1
                 advance(result.done)
         return result
-
-
-def _propose(config: Config, images: ImageSet, device: torch.device, console: Console) -> Propose:
-    words = read_prompts(config.seeds.prompts, images.classes)
-    return load_proposals(config.refine.proposals, words, device, notify=partial(console.print, highlight=False))
 
 
 def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:

@@ -271,7 +271,7 @@ export class Review {
     showVerdict(this.open);
     this.list.update(details.index, { verdict: details.verdict, tags: details.tags, other_tags: details.other_tags });
     this.#await();
-    this.drawing.objects.prepare();
+    this.drawing.objects.work();
     showTrouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);

@@ -24,12 +24,7 @@ export class Objects {
     this.on = on;
     for (const name of ["object-buttons", "object-state"]) find(name).hidden = !on;
     this.drop();
-    this.prepare();
-  }
-
-  /** Let the server encode the open image before the first click. */
-  prepare() {
-    this.#work();
+    this.work();
   }
 
   /** Show the box while it is drawn. */
@@ -46,16 +41,21 @@ export class Objects {
     this.refused = false;
     if (this.#isBox(from, to)) {
       const box = mask.box([from, to], 0);
-      if (box) this.#begin([], [box.left, box.top, box.right, box.bottom]);
-    } else if (mask.inside(from.x, from.y)) {
+      if (!box) return;
+      this.#begin([], [box.left, box.top, box.right, box.bottom]);
+    } else {
+      if (!mask.inside(from.x, from.y)) return;
       const point = [from.x + 0.5, from.y + 0.5, label];
       if (this.#follows(this.object)) this.object.points.push(point);
       else if (label) this.#begin([point]);
-      else showNote("Click the object first, then what is not part of it.");
+      else {
+        showNote("Click the object first, then what is not part of it.");
+        return;
+      }
     }
-    if (this.object && !this.waiting.includes(this.object)) this.waiting.push(this.object);
+    if (!this.waiting.includes(this.object)) this.waiting.push(this.object);
     this.#show();
-    this.#work();
+    this.work();
   }
 
   /** The next click begins another object. */
@@ -85,14 +85,16 @@ export class Objects {
     return Boolean(object) && (!object.painted || this.drawing.adjustment.follows(object, this.drawing.target()));
   }
 
-  /** Ask the server for one thing after the other. */
-  async #work() {
+  /** Ask the server for one thing after the other: the encoding of the open image, then the prompts. */
+  async work() {
     if (this.busy) return;
     this.busy = true;
     for (let task; (task = this.#task()); ) {
+      const { open } = this.review;
       try {
         await task();
       } catch (error) {
+        if (open !== this.review.open) continue; // of an image that is closed
         this.drop();
         this.refused = true;
         showTrouble(error.message);
@@ -102,14 +104,14 @@ export class Objects {
     this.#show();
   }
 
-  /** The next request, if any: the encoding of the open image, then the prompts. */
+  /** The next request, if any. */
   #task() {
     const { open } = this.review;
     this.reading = this.on && open?.mask && this.encoded !== open;
     if (this.reading) {
       this.encoded = open;
       this.#show();
-      return () => get(`api/images/${open.index}/encoding`);
+      return () => get(`api/images/${open.index}/encoding?${new URLSearchParams({ of: open.image_version })}`);
     }
     this.asked = this.waiting.shift();
     this.#show();
