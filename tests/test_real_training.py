@@ -126,7 +126,7 @@ def test_network_files_hold_finite_weights(
 
 @pytest.mark.parametrize(
     "settings",
-    [PredictSettings(precision="fp32"), PredictSettings(precision="bf16"), PredictSettings(precision="fp32", crf=True)],
+    [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "fp32", "crf": True}],
 )
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("method", ["predict", "probabilities", "reduced"])
