@@ -18,7 +18,7 @@ from tag2mask.cams.kinds import WORDS
 from tag2mask.cams.seed_models import MapMaker, TextImageModel, load_seed_model
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import write_text
+from tag2mask.core.files import write_bytes
 from tag2mask.core.provenance import is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, read_cam, read_record, write_cam
 from tag2mask.data.classes import require_classes_in
@@ -152,12 +152,15 @@ def check_words(config: Config, run: RunFolder, images: ImageSet, names: Sequenc
         if lost := {item.id for item in chosen.items} - {item.id for item in found.images.items}:
             raise UsageError(
                 f"{len(lost)} images have names that a table of tags cannot hold: {first_five(sorted(lost))}; rename "
-                "them, without backslashes, and without blanks at the ends"
+                "them, in UTF-8, without backslashes, and without blanks at the ends"
             )
-        found.require_usable()
         schedule = Schedule([Words.name, *names], again)
-        for name in names:
-            STAGES[name].check(later, run, found.images, schedule)
+        try:
+            found.require_usable()
+            for name in names:
+                STAGES[name].check(later, run, found.images, schedule)
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(table), str(_table(run)))) from error
 
 
 def _layout(config: Config) -> Kind:
@@ -302,7 +305,7 @@ def _write_table(path: Path, images: ImageSet, tags: Mapping[str, Sequence[str]]
     for item in images.items:
         name = item.path.relative_to(images.root).as_posix()
         writer.writerow([name, ";".join(tags.get(item.id, ())), *([item.splits] if has_splits else [])])
-    write_text(path, text.getvalue())
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _maps(run: RunFolder, item: ImageItem) -> Path:
