@@ -107,7 +107,7 @@ def test_refine_alone_names_images_with_new_tags(data: tuple[Path, Path], capsys
     retag(root, "train/0000.jpg,dab", "train/0000.jpg,dab;fen")
     masks = files_of(out / "masks")
     assert run("refine", root, out) == 1
-    assert "train/0000: it has tags that its CAMs were not made with; run `tag2mask cams` first" in " ".join(
+    assert "train/0000: it has tags that its CAMs were not made with; run `tag2mask cams " in " ".join(
         capsys.readouterr().err.split()
     )
     assert files_of(out / "masks") == masks

@@ -329,10 +329,20 @@ def test_the_report_shows_the_agreement(copied: Path, tmp_path: Path, capsys: Ca
     same = (both[0] == swapped[both[1]])[8:-8, 8:-8].mean()
     drawn = (pictures["Mask"] == pictures["theirs"]).reshape(*pictures["Mask"].shape[:2], -1).all(2).mean()
     assert abs(same - drawn) < 0.2
+    compare(capsys, copied, tmp_path / "theirs", "--limit", 2)
+    assert page().count(least[0][0]) == first.count(least[0][0]), "a part replaces the record of all images"
+    theirs = tmp_path / "theirs" / f"{least[0][0]}.png"
+    write_mask(theirs, np.zeros((3, 3), np.uint8))
+    changed = page()
+    assert "masks of 1 of them changed since" in changed
+    assert re.findall(r'href="#differ-1-\d"><bdi>([^<]+)</bdi>', changed) == [each for each, _ in least[1:]]
+    write_mask(theirs, both[1])
     write_mask(masks[0], 1 - read_mask(masks[0]).clip(0, 1))
     masks[1].unlink()
-    assert "2 of the masks here changed since" in page()
+    assert "masks of 2 of them changed since" in page()
     (record,) = (copied / "compare").iterdir()
+    record.write_text(record.read_text().replace(f'"{names[0]}",', '"other",'))
+    assert f"{record} is of masks with other classes; `tag2mask compare` writes it again" in page()
     record.write_text('{"name": 1}')
     assert f"{record} is damaged; `tag2mask compare` writes it again" in page()
     record.unlink()
@@ -341,3 +351,19 @@ def test_the_report_shows_the_agreement(copied: Path, tmp_path: Path, capsys: Ca
         write_mask(other / f"{least[0][0]}.png", both[0])
         compare(capsys, other, copied)
     assert not [*(copied / "compare").iterdir()]
+
+
+def test_a_run_is_recorded_once(copied: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A run and its masks are one, also through a link; a comparison that cannot be recorded is still printed."""
+    other = Path(copytree(copied, tmp_path / "other"))
+    (tmp_path / "link").symlink_to(other)
+    for place in (other, other / "masks", tmp_path / "link", tmp_path / "link/masks"):
+        compare(capsys, copied, place)
+    (record,) = (copied / "compare").iterdir()
+    assert record.name.startswith("other-") and json.loads(record.read_text())["name"] == "other"
+    record.unlink()
+    (copied / "compare").rmdir()
+    (copied / "compare").write_text("not a folder")
+    assert main(["compare", str(copied), str(other)]) == 0
+    said = capsys.readouterr()
+    assert "not recorded for the report of" in " ".join(said.err.split()) and "mean IoU" in said.out

@@ -216,7 +216,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     (corrections.folder / f"{items[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
     (corrections.folder / f"{items[-1].id}.json").write_text("no decision")
     result = result_of(capsys, copied, code=1)
-    assert "run `tag2mask cams` first" in result["failed"][item.id] and items[-1].id in result["failed"]
+    assert "run `tag2mask cams " in result["failed"][item.id] and items[-1].id in result["failed"]
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 

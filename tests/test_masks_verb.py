@@ -2,7 +2,9 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -15,12 +17,13 @@ from run_tiny import Capture, files_of
 from tag2mask import Run, masks
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.seed_models import load_seed_model
+from tag2mask.cams.seed_models import SeedModel, load_seed_model
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
 from tag2mask.data import read_mask, write_mask
 from tag2mask.data.cam_files import read_cam
 from tag2mask.data.corrections import CorrectionsFolder, Decision
+from tag2mask.runs.run_folder import FORMAT
 
 CLASSES = ("cat", "tall dog")
 SIZES = {"a": (40, 90), "sub/b": (64, 64), "sub/c": (7, 3), "grey": (33, 21), "plain": (50, 50)}
@@ -137,7 +140,8 @@ def test_corrected_tags_are_asked_for(made: tuple[Path, Path], model: Path, tmp_
     assert main(words(images, tmp_path / "run", model)) == 0
     kept = CorrectionsFolder(tmp_path / "run/corrections", CLASSES)
     kept.write("plain", Decision.now(None, tags=CLASSES))
-    assert "does not exist" not in refused(capsys, "refine", tmp_path / "run", "--workers", 0, code=1)
+    said = refused(capsys, "refine", tmp_path / "run", "--workers", 0, code=1)
+    assert f"run `tag2mask masks --out {tmp_path / 'run'}` first" in said and "does not exist" not in said
     assert main(["masks", "--out", str(tmp_path / "run"), "--workers", "0"]) == 0
     assert read_cam(tmp_path / "run/cams/words/plain.npz").ids.tolist() == [1, 2]
     assert (tmp_path / "run/tags.csv").read_text() == (made[1] / "tags.csv").read_text()
@@ -181,6 +185,128 @@ def test_sam3_in_a_voc_root_with_ground_truth(tmp_path: Path, capsys: Capture) -
         assert found["truth"][side]["miou"] == pytest.approx(figures["miou"])
 
 
+def test_classes_of_a_voc_root_keep_their_ids(tmp_path: Path, model: Path, capsys: Capture) -> None:
+    """Masks of a root have the ids of its own list; other images than those asked for have no tags, which is said."""
+    root = tmp_path / "voc"
+    for name in ("0", "1"):
+        (root / "JPEGImages").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(
+            root / f"JPEGImages/{name}.png"
+        )
+        write_mask(root / f"SegmentationClass/{name}.png", np.full((40, 60), 12, np.uint8))
+    command = [*words(root, tmp_path / "run", model), "--limit", "1", "--refine.background_threshold", "0.01"]
+    assert "has ground truth with the ids of its own 20 classes" in refused(capsys, *command)
+    assert main([*command, "--data.mask_values", "12=tall dog"]) == 0
+    assert "1 images that the model was not asked for have no tags" in " ".join(capsys.readouterr().err.split())
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())["refine"]["all"]["argmax"]
+    assert figures["images"] == 1
+    assert figures["pixel_accuracy"] == pytest.approx((read_mask(tmp_path / "run/masks/0.png") == 2).mean())
+
+
+def test_an_inspection_set_has_the_found_tags(tmp_path: Path, model: Path, capsys: Capture) -> None:
+    for place in ("train/good/0", "test/crack/0", "ground_truth/crack/0_mask"):
+        (tmp_path / "set" / place).parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"set/{place}.png")
+    command = [*words(tmp_path / "set", tmp_path / "run", model), "--refine.background_threshold", "0.01"]
+    assert main([*command, "--data.kind", "mvtec"]) == 0
+    assert "ground truth of the inspection set is not used" in " ".join(capsys.readouterr().err.split())
+    run = Run(tmp_path / "run")
+    assert {image.id: image.tags for image in run} == {"test/crack/0": CLASSES, "train/good/0": CLASSES}
+    assert main(["masks", "--out", str(tmp_path / "run"), "--workers", "0"]) == 0
+
+
+def test_only_images_that_were_asked_for_are_listed(tmp_path: Path, model: Path, capsys: Capture) -> None:
+    """An image beyond --limit, a damaged one, and one that changed and is damaged now have no known tags."""
+    images = photos(tmp_path / "images")
+    (images / "a_mask.png").unlink()
+    (images / "damaged.png").write_bytes(b"damaged")
+    assert main(words(images, tmp_path / "run", model)) == 1
+    assert "damaged.png" not in (tmp_path / "run/tags.csv").read_text()
+    assert len(Run(tmp_path / "run")) == 5
+    (images / "plain.png").write_bytes(b"damaged, too")
+    assert main(words(images, tmp_path / "run", model, "--limit", 2)) == 1
+    assert {path.partition(",")[0] for path in (tmp_path / "run/tags.csv").read_text().splitlines()[1:]} == {
+        *(f"{name}.png" for name in SIZES if name != "plain")
+    }
+
+
+def test_a_map_of_nan_is_not_an_absent_class(
+    tmp_path: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> SeedModel:
+        found = load_seed_model(*given[:3])  # type: ignore[arg-type]
+        nan = [((0, 1), torch.full((2, 4, 4), torch.nan))]
+        return replace(found, probabilities=lambda images, asked: nan * len(images))
+
+    monkeypatch.setattr("tag2mask.workflows.words.load_seed_model", lambda *given, **more: broken(*given))
+    images = photos(tmp_path / "images")
+    assert "`cams` hold NaN or infinity" in refused(capsys, *words(images, tmp_path / "run", model), code=1)
+
+
+def test_a_moved_run_goes_on(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The table of a run is found in the run folder, wherever that is; also through a link."""
+    run = Path(copytree(made[1], tmp_path / "copy"))
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    run = tmp_path / "moved"
+    before = files_of(run / "masks")
+    (tmp_path / "link").symlink_to(run)
+    assert main(["report", str(run), "--quiet"]) == 0
+    assert main(["masks", "--out", str(tmp_path / "link"), "--workers", "0", "--quiet"]) == 0
+    assert Run(run).config.data.tags == run / "tags.csv"
+    assert files_of(run / "masks") == before
+
+
+def test_settings_of_a_file_keep_what_masks_needs(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"seeds:\n  model: {model}\nreport:\n  images: 1\n")
+    images = photos(tmp_path / "images")
+    command = ["masks", str(images), "--classes", "cat", "--config", str(tmp_path / "own.yaml"), "--workers", "0"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    config = Run(tmp_path / "run").config
+    assert config.cams.kinds == ["words"] and config.refine.cams == "words"
+    assert config.refine.method == "argmax" and config.refine.background_threshold == 0.5
+
+
+def test_other_classes_after_an_interruption(
+    made: tuple[Path, Path], tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run = Path(copytree(made[1], tmp_path / "run"))
+    command = words(made[0], run, model, "--classes", "tall dog")
+
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tag2mask.workflows.words._ask", interrupted)
+        assert main([*command, "--restart", "cams"]) == 1
+    assert "restart: deleted the outputs of" in " ".join(capsys.readouterr().err.split())
+    assert main(["masks", "--out", str(run), "--workers", "0"]) == 0
+    assert Run(run).classes == ("tall dog",)
+
+
+def test_a_run_with_tags_stays_one(tmp_path: Path, model: Path, capsys: Capture) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(f"format: {FORMAT}\ncams:\n  kinds: [pot]\n")
+    before = (tmp_path / "run/config.yaml").read_text()
+    images = photos(tmp_path / "images")
+    assert "is a run with tags, not one of `tag2mask masks`" in refused(capsys, *words(images, tmp_path / "run", model))
+    assert (tmp_path / "run/config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("name", [" lead.png", "back\\slash.png", "\udcff.png"])
+def test_names_that_a_table_cannot_hold(tmp_path: Path, name: str, capsys: Capture) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / name)
+    said = refused(capsys, "masks", tmp_path / "images", "--classes", "cat", "--out", tmp_path / "run")
+    assert "1 images have names that a table of tags cannot hold: " in said
+
+
+def test_a_plan_as_json(made: tuple[Path, Path], capsys: Capture) -> None:
+    capsys.readouterr()
+    assert main(["masks", "--out", str(made[1]), "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["classes"] == [*CLASSES] and planned["images"] == 5 and planned["lacking"] == 0
+
+
 def test_mistakes(made: tuple[Path, Path], model: Path, tmp_path: Path, capsys: Capture) -> None:
     images, out = made
     new = ("--out", tmp_path / "run")
@@ -194,12 +320,13 @@ def test_mistakes(made: tuple[Path, Path], model: Path, tmp_path: Path, capsys: 
     assert "finds their tags by itself" in refused(capsys, *table)
     clip = tiny_folder(tmp_path / "clip", tiny_model())
     said = refused(capsys, "masks", images, "--classes", "cat", "--model", clip, *new)
-    assert f"{clip} is a CLIP, which makes no masks by itself: use a CLIPSeg or a SAM 3" in said
+    assert f"{clip} is a CLIP, which makes no masks by itself: use a CLIPSeg, a SAM 3 or a TIPSv2" in said
     assert not (tmp_path / "run/config.yaml").exists()
     none = words(images, tmp_path / "run", model, "--refine.background_threshold", 0.99)
     assert "finds none of cat, tall dog in 5 images" in refused(capsys, *none, code=1)
-    both = ("masks", images, "--classes", "cat", "--data.classes", "dog", *new)
-    assert "--classes and --data.classes are the same" in refused(capsys, *both)
+    assert "is not a folder" in refused(capsys, "masks", images / "*.png", "--classes", "cat", *new)
+    walk = refused(capsys, "masks", "--out", out, "--refine.method", "irn", "--restart", "cams")
+    assert "edges/network.safetensors does not exist" in walk and (out / "cams/words/plain.npz").is_file()
     assert "--shard does not apply" in refused(capsys, "masks", "--out", out, "--shard", "1/2")
     assert "does not read --train.steps" in refused(capsys, "masks", "--out", out, "--train.steps", 3)
     assert "has none; name the class" in refused(capsys, "masks", "--out", out, "--data.mask_values", "255=tag")
@@ -207,7 +334,7 @@ def test_mistakes(made: tuple[Path, Path], model: Path, tmp_path: Path, capsys: 
     assert "in another order" in refused(capsys, "masks", "--out", out, "--classes", "tall dog,cat")
     for command in ("cams", "run"):
         place = [out] if command == "cams" else ["--out", out]
-        assert "`tag2mask masks IMAGES --classes NAMES --out RUN` does" in refused(capsys, command, *place)
+        assert f"`tag2mask masks --out {out}` does" in refused(capsys, command, *place)
 
 
 def test_the_same_from_python(made: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
@@ -216,5 +343,9 @@ def test_the_same_from_python(made: tuple[Path, Path], model: Path, tmp_path: Pa
     run = masks(images, CLASSES, out=tmp_path / "run", model=model, quiet=True, workers=0, device="cpu", refine=refine)
     assert run.classes == CLASSES and len(run) == 5 and not run.failed
     assert files_of(run.masks) == files_of(out / "masks")
+    with pytest.raises(UsageError, match="`red, round` holds a comma"):
+        masks(images, ["red, round", "dog"], out=tmp_path / "other")
+    one = masks(images, ["cat/kitten"], out=tmp_path / "one", model=model, quiet=True, workers=0, limit=1)
+    assert one.classes == ("cat/kitten",)
     with pytest.raises(UsageError, match="masks needs --classes"):
         masks(images, out=tmp_path / "other", quiet=True)

@@ -113,7 +113,7 @@ def masks(
         images: a folder with images.
         classes: the names, or a file with them; None takes those of a VOC or COCO root, or of the run folder.
         out: the run folder.
-        model: a CLIPSeg or SAM 3 of `transformers`, by name or as a folder; None takes that of the settings.
+        model: a CLIPSeg, SAM 3 or TIPSv2 of `transformers`, by name or as a folder; None takes that of the settings.
         config: a preset or a file of settings; None takes those of the run folder, or the preset `words`.
         restart: delete the outputs of this stage and of all stages that read it first; `cams` asks the model again.
         overlays: also write the masks over the images.
@@ -134,7 +134,11 @@ def masks(
         >>> run.classes, run.failed
         (('dab', 'fen'), {})
     """
-    names = ",".join(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else classes
+    names = classes
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        if commas := [name for name in classes if "," in name]:
+            raise UsageError(f"`{commas[0]}` holds a comma, which separates names; give a file with a name per line")
+        names = ",".join((*classes, ""))  # the last comma says that a single name is not a file
     given = {"classes": names, "out": out, "model": model, "config": config, "restart": restart}
     return _run("masks", images, given, settings, overlays=overlays, quiet=quiet)
 

@@ -1,10 +1,10 @@
 """The kinds of CAM. A new kind adds an entry here, and a file for its computation."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, get_args
-
-from tag2mask.core.errors import UsageError
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from tag2mask.cams.inference import ImageMaps
@@ -35,15 +35,17 @@ class Kind:
 
 
 WORDS: CamKind = "words"
-"""The probabilities of a text-image model that is asked for the names of the classes; no network makes them."""
+"""The probabilities of a text-image model that is asked for the names of the classes; the stage `cams` refuses it."""
 
 
-def refuse_words(*_: object) -> NoReturn:
-    """Refuse to make `WORDS` with a network: a `UsageError`."""
-    raise UsageError(
-        "cams.kinds: `words` are the probabilities of a text-image model, which no trained network makes; "
-        "`tag2mask masks IMAGES --classes NAMES --out RUN` does"
-    )
+def cams_command(kind: str, run: Path) -> str:
+    """The command that makes the CAMs of a kind in a run."""
+    return f"tag2mask {'masks --out' if kind == WORDS else 'cams'} {shlex.quote(str(run))}"
+
+
+def command_of(run: Path) -> str:
+    """The command that makes and continues a run, without its further words."""
+    return f"tag2mask {'masks' if (run / 'cams' / WORDS).is_dir() else 'run'} --out {shlex.quote(str(run))}"
 
 
 KINDS: dict[str, Kind] = {
@@ -54,6 +56,6 @@ KINDS: dict[str, Kind] = {
     "prototype": Kind("single prototype", "prototype", lambda maps, pot: maps.prototype_cams(pot)),
     "pot": Kind("POT CAM", "pot", lambda maps, pot: maps.transport(pot), has_allocation=True, is_published=True),
     "fused": Kind("fused CAM", "other-2", lambda maps, pot: maps.fused(pot), needs_base_cams=True, is_published=True),
-    WORDS: Kind("probability by words", "other-0", refuse_words, has_background=False),
+    WORDS: Kind("probability by words", "other-0", lambda maps, pot: maps, has_background=False),
 }
 """In the order of the method."""

@@ -47,7 +47,7 @@ COMMANDS = {
         run="",
     ),
     "masks": Command(
-        "Make masks of images by the names of classes with CLIPSeg or SAM 3; no tags, no training.",
+        "Make masks of images by the names of classes with CLIPSeg, SAM 3 or TIPSv2; no tags, no training.",
         "run:masks",
         (
             "masks images --classes cat,dog --out runs/words",

@@ -184,7 +184,8 @@ def compare(call: Invocation, a: Path, b: Path, *, overwrite: bool = False) -> i
     if out is not None:
         write_agreement(out, compared.images)
         result.notes.append(f"table of all images, least agreement first: {out}")
-    result.notes += record_agreement(pairs, compared)
+    if call.config.limit is None:  # a part would replace the record of all images
+        result.notes += record_agreement(pairs, compared)
     show_result(call.console, result, errors())
     if call.as_json:
         print_json(compared.to_json())

@@ -23,9 +23,9 @@ from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name
 from tag2mask.cli.stages import with_data
 from tag2mask.core.device import precision_on
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.core.files import parse_yaml, read_yaml
+from tag2mask.core.files import parse_yaml
 from tag2mask.runs.config import Config, presets, to_yaml
-from tag2mask.runs.run_folder import require_format, require_number, run_of
+from tag2mask.runs.run_folder import read_settings, require_format, require_number, run_of
 
 
 class Parser(ArgumentParser):
@@ -269,7 +269,7 @@ def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -
     if run is not None:
         own = run / "config.yaml"
         return ["--config", _data_of(own) if any(map(_is_recipe, files)) else _current(own)]
-    return [] if files else ["--config", str(presets()[command.preset])]
+    return [] if files and name != "masks" else ["--config", str(presets()[command.preset])]
 
 
 def _is_recipe(name: str) -> bool:
@@ -284,7 +284,7 @@ def _data_of(file: Path) -> str:
 def _sections_in(file: Path) -> dict[str, Any]:
     """The sections of a file of settings; empty if it cannot be read, which `_current` reports."""
     try:
-        found = read_yaml(file)
+        found = read_settings(file)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -335,7 +335,7 @@ def _current(file: Path) -> str:
         UsageError: it cannot be read, is the config.yaml of a run folder of another version, or holds no settings.
     """
     try:
-        values = read_yaml(file)
+        values = read_settings(file)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(_unreadable(str(file), error)) from error
     if not isinstance(values, dict):

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tag2mask.cams.kinds import command_of
 from tag2mask.cli.console import errors, output, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
@@ -104,8 +105,8 @@ def _next(session: Session) -> str:
     if session.list.counts()["undecided"] == len(session.list) and not session.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
-    command = f"segment {run} --restart segment" if trained else f"run --out {run}"
-    return f"they are in {session.corrections.folder}; next: `tag2mask {command}`"
+    command = f"tag2mask segment {run} --restart segment" if trained else command_of(run)
+    return f"they are in {session.corrections.folder}; next: `{command}`"
 
 
 def _print(call: Invocation, sentence: str, session: Session, **more: object) -> None:

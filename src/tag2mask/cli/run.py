@@ -3,16 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from tag2mask.cams.kinds import WORDS
 from tag2mask.cli.console import errors, output, print_json, say, show_result, spread_table
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, run_stages, run_stages_locked, stage_to_restart, with_data
 from tag2mask.core.distributed import is_main, wait
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.stages.registry import stages_of
+from tag2mask.stages.registry import stages_of, to_delete
 from tag2mask.workflows.demo import FOLDER, prepare_demo
 from tag2mask.workflows.overlays import write_overlays
 from tag2mask.workflows.repeats import RECORD, Repeats, refuse_repeats
-from tag2mask.workflows.words import Words, ask_by_words, is_unasked, untagged_images
+from tag2mask.workflows.words import Words, ask_by_words, check_words, is_unasked, require_words, untagged_images
 
 
 def run(
@@ -79,37 +80,46 @@ def masks(
     Args:
         data: the folder with the images; default: that of the run folder
         classes: names separated by commas, or a file; default: those of a VOC or COCO root
-        model: a CLIPSeg or SAM 3 of transformers, by name or as a folder
+        model: a CLIPSeg, SAM 3 or TIPSv2 of transformers, by name or as a folder
         overlays: also write each mask over its image, as RUN/overlays/ID.jpg
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     call = with_data(call, data)
-    for setting, value in (("data.classes", classes), ("seeds.model", model)):
-        if value is not None and setting in call.given:
-            raise UsageError(f"--{setting.partition('.')[2]} and --{setting} are the same; give one of them")
-    data_settings, seeds = call.config.data, call.config.seeds
-    data_settings = replace(data_settings, classes=classes or data_settings.classes)
-    call = call.with_config(replace(call.config, data=data_settings, seeds=replace(seeds, model=model or seeds.model)))
-    run, names = call.run_folder(), ["refine", "confidence", "evaluate", "report"]
+    run, names, config = call.run_folder(), ["refine", "confidence", "evaluate", "report"], call.config
     refuse_repeats(run)
-    asks_again = stage_to_restart(call, restart, [Words.name, *names]) == Words.name
-    images = untagged_images(call.config, run)
+    require_words(run)
+    config = replace(
+        config,
+        data=replace(config.data, classes=classes or config.data.classes),
+        seeds=replace(config.seeds, model=model or config.seeds.model),
+        cams=replace(config.cams, kinds=[WORDS]),
+        refine=replace(config.refine, cams=WORDS),
+    )
+    restart = stage_to_restart(call, restart, [Words.name, *names])
+    images = untagged_images(config, run)
+    again = to_delete(run, restart, images.classes)
+    check_words(config, run, images, names, again)
+    again = again if Words.name in again else []
     if call.dry_run:
-        chosen = images.items[: call.config.limit]
-        count = len(chosen) if asks_again else sum(is_unasked(run, item) for item in chosen)
+        chosen = images.items[: config.limit]
+        count = len(chosen) if again else sum(is_unasked(run, item) for item in chosen)
+        if call.as_json:
+            planned = {"model": config.seeds.model, "classes": images.classes, "images": len(chosen), "lacking": count}
+            print_json(planned | {"stages": names})
+            return 0
         say(
             output(),
-            f"would ask {call.config.seeds.model} for {first_five(images.classes)} in {count} of {len(chosen)} images, "
+            f"would ask {config.seeds.model} for {first_five(images.classes)} in {count} of {len(chosen)} images, "
             f"then do {', '.join(names)}",
         )
         return 0
     with call.lock(alone=restart is not None):
-        config, result = ask_by_words(call.config, run, images, call.console, restart=asks_again)
+        config, result = ask_by_words(config, run, images, call.console, again)
         call = call.with_config(config)
         call.results.append(result)
         show_result(call.console, result, errors())
         then = [write_overlays] if overlays else []
-        return run_stages_locked(call, run, names, *then, restart=None if asks_again else restart)
+        return run_stages_locked(call, run, names, *then, restart=None if again else restart)
 
 
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:

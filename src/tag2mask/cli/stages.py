@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tag2mask.cams.kinds import command_of
 from tag2mask.cli.console import (
     Metrics,
     classes_table,
@@ -335,13 +336,13 @@ def stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) 
     """
     if stage is None or stage in names:
         return stage
-    if stage not in STAGES or call.command == "masks":
-        known = names if call.command == "masks" else STAGES
+    known = names if call.command == "masks" else STAGES
+    if stage not in known:
         raise UsageError(f"--restart should name one of {', '.join(known)}, received '{stage}'")
     if call.command in ("run", "demo"):
         wanted = STAGES[stage].enabled_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
     raise UsageError(
         f"--restart {stage} would delete what {call.command} does not make again; "
-        f"use `tag2mask run --out {call.config.out} --restart {stage}`"
+        f"use `{command_of(call.run_folder().path)} --restart {stage}`"
     )

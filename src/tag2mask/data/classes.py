@@ -95,7 +95,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
     """The class list of `data.classes`, None if it cannot be read, and its problems.
 
     ``value`` is a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name per line, empty lines and lines
-    that begin with ``#`` skipped), or comma-separated names.
+    that begin with ``#`` skipped), or comma-separated names. A comma at the end says that a single name is not a file.
     """
     path = Path(value)
     is_file = _is_file(path)
@@ -107,7 +107,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
             remedy = "it should have one name per line, or be a YAML list of names, as UTF-8"
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
     else:
-        names = [name.strip() for name in value.split(",")]
+        names = [name.strip() for name in value.removesuffix(",").split(",")]
     names = [nfc(name) for name in names]
     subject = str(path) if is_file else "data.classes"
     return tuple(names), list(_list_problems(subject, names))

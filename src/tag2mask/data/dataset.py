@@ -218,7 +218,7 @@ def detect_layout(settings: DataSettings) -> Kind:
     if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
         return "coco"
     has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
-    if root is not None and (kind == "mvtec" or (kind == "auto" and not has_table and is_mvtec(root))):
+    if root is not None and not has_table and (kind == "mvtec" or (kind == "auto" and is_mvtec(root))):
         return "mvtec"
     return "table" if root is None or kind == "table" or has_table else "folders"
 

@@ -30,8 +30,9 @@ class Agreement:
         at: the day of the comparison.
         images: their number.
         mean_iou: of the two ways over all images, in [0, 1]; None if no pixel has a class in both.
-        changed: number of masks of the run that have changed since, or are gone.
-        least: the images that differ most, each with its agreement, in [0, 1].
+        changed: number of images with a mask that has changed since, or is gone, in the run or among the others of
+            ``least``.
+        least: the images that differ most, each with its agreement, in [0, 1]; without those that have changed.
     """
 
     name: str
@@ -60,12 +61,14 @@ def read_agreements(gallery: Gallery) -> list[Agreement]:
 def _read(path: Path, gallery: Gallery) -> Agreement:
     record = read_json(path, "`tag2mask compare` writes it again")
     try:
+        if record["classes"] != [*gallery.images.classes]:
+            raise Tag2maskError(f"{path} is of masks with other classes; `tag2mask compare` writes it again")
         masks = FinalMasks(gallery.run / "masks", gallery.images.corrections)
-        changed = sum(_crc(masks, image_id) != crc for image_id, crc in record["masks"].items())
-        items = {item.id: item for item in gallery.images.items}
-        known = [each for each in record["least"] if each["image"] in items]
+        changed = {image_id for image_id, crc in record["masks"].items() if _crc(masks, f"{image_id}.png") != crc}
+        changed |= {each["image"] for each in record["least"] if _crc(Path(), each["other"]) != each["crc"]}
+        items = {item.id: item for item in gallery.images.items if item.id not in changed}
         least = []
-        for each in known:
+        for each in (found for found in record["least"] if found["image"] in items):
             for card in gallery.draw([Selected(items[each["image"]], None, None)], brief=True):
                 tile = gallery.foreign_tile(record["name"], Path(each["other"]), card, record["ids"])
                 tiles = (*card.tiles[:2], *tile, *card.tiles[2:])  # next to the run's own mask
@@ -76,15 +79,15 @@ def _read(path: Path, gallery: Gallery) -> Agreement:
             str(record["at"])[:10],
             int(record["images"]),
             None if mean is None else float(mean),
-            changed,
+            len(changed),
             tuple(least),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Tag2maskError(f"{path} is damaged; `tag2mask compare` writes it again") from error
 
 
-def _crc(masks: FinalMasks, image_id: str) -> int | None:
+def _crc(folder: FinalMasks | Path, name: str) -> int | None:
     try:
-        return crc_of(masks / f"{image_id}.png")
+        return crc_of(folder / name)
     except (OSError, Tag2maskError):
         return None

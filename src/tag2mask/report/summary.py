@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tag2mask.cams.kinds import command_of
 from tag2mask.core.files import read_json
 from tag2mask.data import ImageSet
 from tag2mask.prediction.predictor import SEGMENT_NETWORK
@@ -87,7 +88,7 @@ def next_steps(run: Path) -> dict[str, str]:
     """What to do with a run next: command lines, and the purpose of each."""
     folder, exported, predicted = (shlex.quote(f"{run}{end}") for end in ("", "-coco", "-predictions"))
     if not (run / "masks").is_dir():
-        return {f"tag2mask run --out {folder}": "finish the run"}
+        return {command_of(run): "finish the run"}
     steps = {f"tag2mask review {folder}": "accept or correct masks, least certain first"}
     if (run / SEGMENT_NETWORK).is_file():
         steps[f"tag2mask segment {folder} --restart segment"] = "train the network again after corrections"

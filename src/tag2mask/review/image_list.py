@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from tag2mask.cams.kinds import command_of
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.dataset import ImageSet
@@ -39,7 +40,7 @@ def reviewed_images(config: Config, run: RunFolder, split: str | None = None) ->
     kept = images.items.filter(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
     if not kept:
         raise UsageError(
-            f"{run.path} has no masks of the images in {images.root}; make them with `tag2mask run --out {run.path}`, "
+            f"{run.path} has no masks of the images in {images.root}; make them with `{command_of(run.path)}`, "
             "or choose a split without masks with --data.split NAME"
         )
     return images.of(kept if config.limit is None else kept[: config.limit])

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from tag2mask.cams.kinds import cams_command
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.data.dataset import ImageSet
@@ -53,7 +54,7 @@ def class_thresholds(
     if without and result is not None:
         result.notes.append(
             f"{without} masks by hand do not count for the thresholds of their classes: their CAMs cannot be read; run "
-            f"`tag2mask cams` for their images, then `refine` again"
+            f"`{cams_command(settings.cams, run.path)}` for their images, then `refine` again"
         )
     return {
         class_id: max(THRESHOLDS, key=lambda value, sweep=sweep: sweep.confusion(value).iou()[1])  # type: ignore[misc]

@@ -195,10 +195,14 @@ class RunFolder:
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
         """Write config.yaml with absolute paths; only the given sections and single settings if it exists.
 
+        A tags table inside the run folder is recorded relative to it, so that the folder can be moved.
         ``limit`` and ``shard`` belong to one command and are left out.
         """
         target = self.path / "config.yaml"
         values = yaml.safe_load(to_yaml(absolute(config)))
+        tags, own = config.data.tags, self.path.absolute()
+        if tags is not None and own in tags.absolute().parents:
+            values["data"]["tags"] = tags.absolute().relative_to(own).as_posix()
         if sections is not None and target.is_file():
             kept = _settings_in(target)
             for section, _, name in (each.partition(".") for each in sections):
@@ -289,6 +293,19 @@ def require_number(place: Path, found: object) -> None:
             f"{place} was made by another version of tag2mask ({named}, this one reads {FORMAT}); use that version, "
             "or another --out"
         )
+
+
+def read_settings(file: Path) -> Any:
+    """A file of settings; a tags table that a run folder has recorded relative to itself gets its path.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError: it cannot be read.
+    """
+    values = read_yaml(file)
+    data = values.get("data") if isinstance(values, dict) and "format" in values else None
+    if isinstance(data, dict) and isinstance(data.get("tags"), str):
+        data["tags"] = str(file.absolute().parent / data["tags"])
+    return values
 
 
 def run_of(path: Path) -> Path | None:

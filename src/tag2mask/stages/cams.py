@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
-from tag2mask.cams.kinds import KINDS, WORDS, CamKind, refuse_words
+from tag2mask.cams.kinds import KINDS, WORDS, CamKind
 from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.profile import timed
@@ -44,15 +44,13 @@ class Cams(Stage):
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of CAMs, of the method, and of base CAMs if they are used."""
-        if WORDS in config.cams.kinds:
-            refuse_words()
+        _check_kinds(config)
         cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Refuse kinds of CAM that cannot be made."""
-        _check_kinds(config)
+        """Refuse CAMs that need images without tags where there are none."""
         if "train" in schedule.stages and _needs_known_background(config) and all(item.tags for item in images.items):
             raise UsageError(NO_KNOWN_BACKGROUND)
 
@@ -74,7 +72,6 @@ class Cams(Stage):
         exclude_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
-        _check_kinds(config)
         network = load_network(run / TRAIN_NETWORK, classes=images.classes)
         if _needs_known_background(config) and not network.background_cells:
             raise UsageError(NO_KNOWN_BACKGROUND)
@@ -130,7 +127,12 @@ class Cams(Stage):
 
 
 def _check_kinds(config: Config) -> None:
-    """Refuse kinds that need base CAMs where there are none."""
+    """Refuse kinds that no network makes, and those that need base CAMs where there are none."""
+    if WORDS in config.cams.kinds:
+        raise UsageError(
+            "cams.kinds: `words` are the probabilities of a text-image model, which no trained network makes; "
+            f"`tag2mask masks{'' if config.out is None else f' --out {config.out}'}` does"
+        )
     needing = [kind for kind in config.cams.kinds if KINDS[kind].needs_base_cams]
     if needing and not config.external.used:
         raise UsageError(f"cams.kinds: `{needing[0]}` needs base CAMs from outside; see the settings `external`")

@@ -1,6 +1,7 @@
 """The stage `refine`: CAMs to masks."""
 
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -71,6 +72,8 @@ class Refine(Stage):
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the CAMs, and load the model of proposals."""
         require_cams(config, run, schedule)
+        if config.refine.walks and "edges" not in schedule.stages:
+            _require_edges(run)
         if config.refine.method == "proposals" and ("refine" in schedule.restarted or not run.has_record("refine")):
             load_proposals(config.refine.proposals, config.seeds, images.classes, torch.device("cpu"))
 
@@ -120,14 +123,18 @@ class Refine(Stage):
         return result
 
 
-def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
+def _require_edges(run: RunFolder) -> Path:
     path = run / EDGE_NETWORK
     if not path.is_file():
         raise UsageError(
             f"{path} does not exist; run `tag2mask edges {run.path}` first, without --shard once all shards "
             "have their labels"
         )
-    return channels_last(load_edge_network(path)).to(device)
+    return path
+
+
+def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
+    return channels_last(load_edge_network(_require_edges(run))).to(device)
 
 
 @timed("network")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tag2mask.cams.kinds import WORDS, cams_command
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.provenance import cam_origin, is_mask_stale, is_of_image
 from tag2mask.data.cam_files import CamFile, read_cam, read_record
@@ -43,9 +44,8 @@ def cam_folder(config: Config, run: RunFolder) -> Path:
     """The folder of the CAMs to refine; a `UsageError` if it does not exist."""
     folder = run / f"cams/{config.refine.cams}"
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder} does not exist; run `tag2mask cams {run.path}` with --cams.kinds that include it first"
-        )
+        kinds = "" if config.refine.cams == WORDS else " with --cams.kinds that include it"
+        raise UsageError(f"{folder} does not exist; run `{cams_command(config.refine.cams, run.path)}`{kinds} first")
     return folder
 
 
@@ -98,7 +98,7 @@ def current_items(items: Images, cams: Path, result: StageResult) -> Images:
         else:
             continue
         others.add(item.id)
-        result.failed[item.id] = f"{item.id}: {changed}; run `tag2mask cams` first"
+        result.failed[item.id] = f"{item.id}: {changed}; run `{cams_command(cams.name, cams.parents[1])}` first"
     return items.filter(lambda item: item.id not in others) if others else items
 
 

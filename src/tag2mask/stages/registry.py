@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from tag2mask.cams.kinds import command_of
 from tag2mask.core.device import emulates_bf16, resolve_device
 from tag2mask.core.distributed import gathered, is_main, process_count, process_number
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
@@ -121,8 +122,8 @@ def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[st
     raise UsageError(
         f"{run.path} started with the classes {first_five(before)}, and the data now has {first_five(classes)} "
         f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
-        f"classes. Keep the list with --data.classes, or start again: `tag2mask run --out {run.path} --restart {first}`"
-        ", or another --out"
+        f"classes. Keep the list with --data.classes, or start again: `{command_of(run.path)} --restart {first}`, "
+        "or another --out"
     )
 
 

@@ -322,31 +322,37 @@ def compare_masks(pairs: Pairs, console: Console) -> MaskComparison:
 
 
 def record_agreement(pairs: Pairs, compared: MaskComparison) -> list[str]:
-    """Record a comparison of a run's final masks for the report of the run; a sentence about that, if A is a run.
-
-    Raises:
-        Tag2maskError: the run cannot be written.
-    """
-    run, (a, b) = run_of(pairs.a.path), pairs[:2]
-    if run is None or pairs.a.path.resolve() not in (run.resolve(), (run / "masks").resolve()):
+    """Record a comparison of a run's final masks for the report of the run; a sentence about that, if A is a run."""
+    (a, b), run, owner = pairs[:2], run_of(pairs.a.path), run_of(pairs.b.path) or pairs.b.path
+    if run is None or not _is_final(a.path, run):
         return []
-    owner = run_of(b.path) or b.path
-    name = b.path.resolve().relative_to(owner.resolve().parent).as_posix()
+    other = owner if _is_final(b.path, owner) else b.path
+    name = Path(owner.resolve().name, other.absolute().relative_to(owner.absolute())).as_posix()
     record = {
         "name": name,
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "images": len(compared.images),
         "mean_iou": _number(compared.counts.miou(rule="present")),
+        "classes": [*a.source.classes],
         "ids": b.table[: len(b.source.classes) + 1].tolist(),
         "least": [
-            {"image": each.image, "agreement": each.agreement, "other": str(_file(b, each.image))}
+            {"image": each.image, "agreement": each.agreement, "other": str(file), "crc": crc_of(file)}
             for each in compared.images[:SHOWN]
             if each.agreement < 1
+            for file in [_file(b, each.image)]
         ],
         "masks": {each.image: crc_of(_file(a, each.image)) for each in compared.images},
     }
-    write_record(run, b.path, record)
+    try:
+        write_record(run, other, record)
+    except (OSError, Tag2maskError) as error:
+        return [f"not recorded for the report of {run}: {error}"]
     return [f"`tag2mask report {run}` shows the agreement with {name}"]
+
+
+def _is_final(path: Path, run: Path) -> bool:
+    """Whether a folder stands for the final masks of a run."""
+    return path.resolve() in (run.resolve(), (run / "masks").resolve())
 
 
 def write_agreement(path: Path, images: Sequence[ImageAgreement]) -> None:

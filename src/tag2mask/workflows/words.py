@@ -3,10 +3,11 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +18,23 @@ from tag2mask.cams.kinds import WORDS
 from tag2mask.cams.seed_models import MapMaker, TextImageModel, load_seed_model
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import write_text
+from tag2mask.core.files import write_bytes
 from tag2mask.core.provenance import is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, read_cam, read_record, write_cam
 from tag2mask.data.classes import require_classes_in
 from tag2mask.data.dataset import ImageSet, detect_layout, find_images, survey
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.problems import refuse_errors
+from tag2mask.data.readers.rasterise import has_external_masks
+from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import run_corrections
 from tag2mask.runs.dataset import refuse_run_inside
 from tag2mask.runs.progress import Console, StageResult, progress_bar
-from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.base import Settings
+from tag2mask.runs.run_folder import RunFolder, read_settings
+from tag2mask.stages.base import Schedule, Settings
 from tag2mask.stages.cams import Cams
-from tag2mask.stages.registry import STAGES, require_classes, to_delete
+from tag2mask.stages.registry import STAGES, require_classes
 from tag2mask.stages.seeds import batches_by_patches, prepared_batches
 
 
@@ -50,6 +53,21 @@ _OF_TAGS = {"missing-tags", "bad-annotation", "unknown-tag", "no-tags"}
 """Kinds of problems that do not matter: the tags of the data set are not read."""
 
 
+def require_words(run: RunFolder) -> None:
+    """Refuse a run folder whose CAMs are those of a network.
+
+    Raises:
+        UsageError: its config.yaml names other kinds of CAM.
+    """
+    path = run / "config.yaml"
+    kinds = (read_settings(path).get("cams") or {}).get("kinds") if path.is_file() else [WORDS]
+    if kinds != [WORDS]:
+        raise UsageError(
+            f"{run.path} is a run with tags, not one of `tag2mask masks`: its config.yaml has cams.kinds {kinds}; "
+            "choose another --out"
+        )
+
+
 def untagged_images(config: Config, run: RunFolder) -> ImageSet:
     """The images to ask for, with the class list, and with tags only where somebody corrected them.
 
@@ -65,26 +83,100 @@ def untagged_images(config: Config, run: RunFolder) -> ImageSet:
             f"masks takes a folder with images and finds their tags by itself, and {data.tags} is a table or a file; "
             "leave it out, or use `tag2mask run` with tags"
         )
-    if data.root is None:
-        raise UsageError("masks needs IMAGES, the folder with the images")
+    if data.root is None or not data.root.is_dir():
+        given = "" if data.root is None else f", and {data.root} is not a folder"
+        raise UsageError(f"masks needs IMAGES, the folder with the images{given}")
     if "tag" in (pair.partition("=")[2].strip() for pair in (data.mask_values or "").split(",")):
         raise UsageError("data.mask_values: `tag` is the given tag of an image, and masks has none; name the class")
     own = replace(data, tags=None)
     layout = detect_layout(own)
     if data.classes is None and layout not in ("voc", "coco"):
         raise UsageError("masks needs --classes, names with commas or a file, of what the images may show")
-    if layout == "folders":
-        images = replace(find_images(data.root, skip=run.path), classes=require_classes_in(data.classes or ""))
-        truth = None if data.masks is None else data.masks.absolute()
-        if truth is not None and data.root.absolute() in truth.parents:
-            images = images.of(images.items.filter(lambda item: truth not in item.path.absolute().parents))
-    else:
-        found = survey(own)
-        refuse_errors((each for each in found.problems if each.kind not in _OF_TAGS), data.root)
-        images = found.images
+    images = _images_below(own, data.root, run) if layout == "folders" else _listed_images(own, data.root)
     refuse_run_inside(images, run.path)
     corrections = run_corrections(run, images.classes)
     return images.of(images.items.with_tags({item.id: () for item in images.items})).corrected(corrections)
+
+
+def _images_below(data: DataSettings, root: Path, run: RunFolder) -> ImageSet:
+    """All images below a folder without its masks, with the given classes."""
+    images = replace(find_images(root, skip=run.path), classes=require_classes_in(data.classes or ""))
+    truth = None if data.masks is None else data.masks.absolute()
+    if truth is None or root.absolute() not in truth.parents:
+        return images
+    return images.of(images.items.filter(lambda item: truth not in item.path.absolute().parents))
+
+
+def _listed_images(data: DataSettings, root: Path) -> ImageSet:
+    """The images of a layout that lists them, whose own ground truth has the ids of its own classes."""
+    found = survey(data)
+    refuse_errors((each for each in found.problems if each.kind not in _OF_TAGS), root)
+    own, names, made = found.listing.names, found.images.classes, found.images.rasterisation
+    by_ids = found.listing.official and (made is None or has_external_masks(made.folder))
+    if by_ids and names != own and data.masks is None and data.mask_values is None:
+        raise UsageError(
+            f"{root} has ground truth with the ids of its own {len(own)} classes, {first_five(own)}, and --classes "
+            f"{first_five(names)} numbers them anew: leave --classes out, give masks with the new ids as --data.masks, "
+            "say what the values mean by --data.mask_values, or give the folder of the images alone as IMAGES"
+        )
+    return found.images
+
+
+def check_words(config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]) -> None:
+    """Find what would stop this command, or the stages ``names`` after it, before a model is asked.
+
+    A table with all images and classes is read as later commands read `tags.csv`.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        images: of `untagged_images`.
+        names: of the stages to do with the masks.
+        again: of the stages whose outputs are about to be deleted.
+
+    Raises:
+        UsageError: settings or data are wrong, the folder has files of other settings, or a name does not fit a table.
+    """
+    if config.shard is not None:
+        raise UsageError("masks writes one table of tags, so --shard does not apply; leave it out")
+    require_classes(run, images.classes, again)
+    for stage in (Words(), *(STAGES[name] for name in names)):
+        run.check(stage, stage.fingerprint(config, images), restart=stage.name in again)
+    chosen = images.of(images.items[: config.limit])
+    with TemporaryDirectory() as folder:
+        table = Path(folder) / "tags.csv"
+        listed = _of_all_splits(config, run, images) if _needs_all(config) else chosen
+        _write_table(table, listed, {item.id: images.classes for item in chosen.items[:1]})
+        later = replace(config, data=replace(config.data, tags=table))
+        found = survey(later.data)
+        if lost := {item.id for item in chosen.items} - {item.id for item in found.images.items}:
+            raise UsageError(
+                f"{len(lost)} images have names that a table of tags cannot hold: {first_five(sorted(lost))}; rename "
+                "them, in UTF-8, without backslashes, and without blanks at the ends"
+            )
+        schedule = Schedule([Words.name, *names], again)
+        try:
+            found.require_usable()
+            for name in names:
+                STAGES[name].check(later, run, found.images, schedule)
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(table), str(_table(run)))) from error
+
+
+def _layout(config: Config) -> Kind:
+    return detect_layout(replace(config.data, tags=None))
+
+
+def _needs_all(config: Config) -> bool:
+    """Whether the table needs a line per image, also of those that the model is not asked for."""
+    return _layout(config) in ("voc", "coco")
+
+
+def _of_all_splits(config: Config, run: RunFolder, images: ImageSet) -> ImageSet:
+    """The images of all splits, which the table of tags lists."""
+    if config.data.split is None:
+        return images
+    return untagged_images(replace(config, data=replace(config.data, split=None)), run)
 
 
 def is_unasked(run: RunFolder, item: ImageItem) -> bool:
@@ -95,7 +187,7 @@ def is_unasked(run: RunFolder, item: ImageItem) -> bool:
 
 
 def ask_by_words(
-    config: Config, run: RunFolder, images: ImageSet, console: Console, *, restart: bool
+    config: Config, run: RunFolder, images: ImageSet, console: Console, again: Sequence[str]
 ) -> tuple[Config, StageResult]:
     """Ask a model for every class in every image, and write the maps of those that it finds, and a table of tags.
 
@@ -103,56 +195,64 @@ def ask_by_words(
     probabilities, not divided by their maximum.
 
     Args:
-        config: every setting.
+        config: every setting, after `check_words`.
         run: the run folder.
         images: of `untagged_images`.
         console: for progress.
-        restart: delete the maps, and all that was made from them, first.
+        again: the stages whose outputs are deleted first; none to keep the maps.
 
     Returns:
         the settings of a run over these images with the tags that were found, and the result.
 
     Raises:
-        UsageError: the folder has maps of another model or of other classes, or the model has no probabilities.
+        UsageError: the model has no probabilities.
         Tag2maskError: no image shows any of the classes, or the model could not be loaded.
     """
-    if config.shard is not None:
-        raise UsageError("masks writes one table of tags, so --shard does not apply; leave it out")
     stage, settings, result = Words(), config.seeds, StageResult("words")
-    again = to_delete(run, stage.name, images.classes) if restart else []
-    require_classes(run, images.classes, again)
-    run.check(stage, stage.fingerprint(config, images), restart=restart)
     chosen = images.items[: config.limit]
-    if restart or any(is_unasked(run, item) for item in chosen):
+    if again or any(is_unasked(run, item) for item in chosen):
         prompts = read_prompts(settings.prompts, images.classes)
         device = resolve_device(config.device)
         model = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
         if model.probabilities is None:
             raise UsageError(
-                f"{settings.model} is a CLIP, which makes no masks by itself: use a CLIPSeg or a SAM 3, or "
+                f"{settings.model} is a CLIP, which makes no masks by itself: use a CLIPSeg, a SAM 3 or a TIPSv2, or "
                 "`tag2mask run` with tags"
             )
-        run.delete(STAGES[name] for name in again)
+        result.notes += prompts.notices if model.reads_background else []
+        if again:
+            run.delete(STAGES[name] for name in again)
+            console.print(f"restart: deleted the outputs of {', '.join(again)}", highlight=False)
+            run.record_config(replace(config, data=replace(config.data, tags=None)))  # the table is of deleted maps
         run.record_fingerprint(stage, stage.fingerprint(config, images))  # with the files that were downloaded
+        run.write_classes(images.classes)
         _ask(config, run, images.of(chosen), model.model, model.probabilities, result, console)
     result.skipped = len(chosen) - result.done - len(result.failed)
-    data, listed = config.data, images
-    if data.split is not None:  # a review lists the images of all splits
-        listed = survey(replace(data, tags=None, split=None)).images
+    listed = _of_all_splits(config, run, images)
     tags = _found_tags(config, run, listed)
     if not any(tags.values()):
         raise Tag2maskError(
             f"{settings.model} finds none of {first_five(images.classes)} in {len(chosen)} images; use other words "
             "(seeds.prompts), or a lower --refine.background_threshold with --restart cams"
         )
-    _write_table(_table(run), listed, tags)
-    counts = Counter(name for item in chosen for name in tags[item.id])
+    result.notes += _write_found(config, run, listed, tags)
+    counts = Counter(name for item in chosen for name in tags.get(item.id, ()))
     named = ", ".join(f"{name} in {counts[name]}" for name in images.classes if counts[name])
-    none = sum(not tags[item.id] for item in chosen)
+    none = sum(tags.get(item.id) == [] for item in chosen)
     result.notes.append(f"{named} images; none of the classes in {none}; the tags are in {_table(run)}")
     config = replace(config, data=replace(config.data, tags=_table(run)))
     run.record_config(config)
     return config, result
+
+
+def _write_found(config: Config, run: RunFolder, listed: ImageSet, tags: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Write the table of tags, and return notes about images that were not asked for, and about unused ground truth."""
+    asked = listed.of(listed.items.filter(lambda item: item.id in tags))
+    _write_table(_table(run), listed if _needs_all(config) else asked, tags)
+    if _needs_all(config) and len(asked) < len(listed):
+        yield f"{len(listed) - len(asked):,} images that the model was not asked for have no tags in {_table(run)}"
+    if _layout(config) == "mvtec":
+        yield "the ground truth of the inspection set is not used: its masks do not name their class"
 
 
 def _ask(
@@ -182,30 +282,30 @@ def _ask(
 
 
 def _found(cams: npt.NDArray[np.float16], config: Config) -> npt.NDArray[np.bool_]:
-    """Whether each class, of maps (K, h, w), is in the image: (K,)."""
-    found: npt.NDArray[np.bool_] = cams.max((1, 2), initial=0) > config.refine.background_threshold
-    return found
+    """Whether each class, of maps (K, h, w), is in the image, or its map is NaN, which `write_cam` refuses: (K,)."""
+    return np.asarray(~(cams.max((1, 2), initial=0) <= config.refine.background_threshold))
 
 
 def _found_tags(config: Config, run: RunFolder, images: ImageSet) -> dict[str, list[str]]:
-    """The classes that the model found in each image; none in images that it was not asked for."""
-    tags: dict[str, list[str]] = {item.id: [] for item in images.items}
+    """The classes that the model found in each image that it was asked for."""
+    tags = {}
     for item in images.items:
         with suppress(CamFileError):
-            cam = read_cam(_maps(run, item))
-            tags[item.id] = [images.classes[number - 1] for number in cam.ids[_found(cam.cams, config)]]
+            cam = read_cam(path := _maps(run, item))
+            if is_of_image(cam.image, item.path, path):
+                tags[item.id] = [images.classes[number - 1] for number in cam.ids[_found(cam.cams, config)]]
     return tags
 
 
 def _write_table(path: Path, images: ImageSet, tags: Mapping[str, Sequence[str]]) -> None:
-    """Write the tags of all images, with their splits if they have any."""
+    """Write the known tags of all images, with their splits if they have any."""
     text, has_splits = io.StringIO(), any(item.splits for item in images.items)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "tags", *(["split"] if has_splits else [])])
     for item in images.items:
         name = item.path.relative_to(images.root).as_posix()
-        writer.writerow([name, ";".join(tags[item.id]), *([item.splits] if has_splits else [])])
-    write_text(path, text.getvalue())
+        writer.writerow([name, ";".join(tags.get(item.id, ())), *([item.splits] if has_splits else [])])
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _maps(run: RunFolder, item: ImageItem) -> Path:
