@@ -1,5 +1,6 @@
 """The stage `seeds`: CLIP by text, CLIP-ES's files in and out, and what POT does with base CAMs from outside."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -87,13 +88,26 @@ def test_changed_files_of_the_model_stop_the_stage(scenes: Path, clip: Path, tmp
     shutil.copytree(model, tmp_path / "away")
     shutil.rmtree(model)
     assert run("seeds", scenes, out, seeds__model=str(model)) == 0, "nothing is missing, so the model is not needed"
+    capsys.readouterr()
+    assert run("seeds", scenes, out, seeds__model=str(model), seeds__affinity="cda", seeds__long_side="64") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seeds.affinity was 'caa' and is 'cda'" in said and "seeds.long_side was" in said
+    assert run("seeds", scenes, out, seeds__model="someone/else") == 2
+    assert "seeds.model was" in " ".join(capsys.readouterr().err.split())
+    recorded = json.loads((out / "seeds/stage.json").read_text())
+    next((out / "seeds").rglob("*.npz")).unlink()
+    shutil.copytree(tmp_path / "away", tmp_path / "moved")
+    assert run("seeds", scenes, out, seeds__model=str(tmp_path / "moved")) == 0, "the same files in another folder"
+    assert json.loads((out / "seeds/stage.json").read_text())["fingerprint"] == recorded["fingerprint"]
     shutil.copytree(tmp_path / "away", model)
-    assert run("seeds", scenes, out, seeds__model=str(model)) == 0
-    for name, change in (("preprocessor_config.json", "{}"), ("model.safetensors", tiny_model(4))):
-        if isinstance(change, str):
-            (model / name).write_text(change)
+    for name in ("generation_config.json", "README.txt", "flax_model.msgpack"):
+        (model / name).write_text("{}")
+    assert run("seeds", scenes, out, seeds__model=str(model)) == 0, "these files are not read"
+    for name, change in (("preprocessor_config.json", "{}"), ("merges.txt", "#version: 0.3\n"), ("weights", None)):
+        if change is None:
+            tiny_model(4).save_pretrained(model)
         else:
-            change.save_pretrained(model)
+            (model / name).write_text(change)
         capsys.readouterr()
         assert run("seeds", scenes, out, seeds__model=str(model)) == 2
         assert "seeds.model_files was" in capsys.readouterr().err
@@ -112,7 +126,7 @@ def test_the_fingerprint_of_a_model_holds_what_it_reads(clip: Path, tmp_path: Pa
     other = seed_fingerprint(SeedSettings(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7), prompts)
     assert one == other and one != seed_fingerprint(SeedSettings(model=clipseg), read_prompts(None, ("cat", "cow")))
     absent = seed_fingerprint(SeedSettings(model="someone/not-here"), prompts)
-    assert absent.pop("model") == "someone/not-here" and set(absent.values()) == {UNKNOWN}
+    assert absent == {**known, "model": "someone/not-here", "model_files": UNKNOWN}
 
 
 def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:

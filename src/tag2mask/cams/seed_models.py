@@ -21,7 +21,13 @@ from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
-from tag2mask.networks.backbones.hub import local_folder, read_input_side, read_model_config, read_normalisation
+from tag2mask.networks.backbones.hub import (
+    TOKENIZER_FILES,
+    local_folder,
+    read_input_side,
+    read_model_config,
+    read_normalisation,
+)
 from tag2mask.networks.backbones.weights import Notify
 from tag2mask.networks.pretrained import model_digest
 
@@ -88,14 +94,15 @@ class SeedModel:
 def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
     """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
 
-    Of a model that is not on this machine, only the name is known.
+    Of a model that is not on this machine, these are the settings that any model reads.
     """
-    folder, every = local_folder(settings.model), {name for names in READ_BY_MODEL.values() for name in names}
+    folder, values = local_folder(settings.model, TOKENIZER_FILES), {**plain(settings), **plain(prompts)}
     if folder is None:
-        return {"model": settings.model, **dict.fromkeys(("model_files", *sorted(every)), UNKNOWN)}
-    read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
-    values = {**plain(settings), **plain(prompts)}
-    return {"model": settings.model, "model_files": model_digest(folder), **{name: values[name] for name in read}}
+        files, read = UNKNOWN, tuple(sorted({name for names in READ_BY_MODEL.values() for name in names}))
+    else:
+        files = model_digest(folder)
+        read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
+    return {"model": settings.model, "model_files": files, **{name: values[name] for name in read}}
 
 
 def load_seed_model(

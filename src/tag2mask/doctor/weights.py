@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tag2mask.cams.clip.model import TOKENIZER_FILES
 from tag2mask.doctor.findings import Finding, Weights
-from tag2mask.networks.backbones.hub import cached_folder, licence_note
+from tag2mask.networks.backbones.hub import TOKENIZER_FILES, cached_folder, licence_note
 from tag2mask.networks.backbones.registry import NAMES, family_of
 from tag2mask.runs.config import Config
 

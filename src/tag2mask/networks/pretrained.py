@@ -11,7 +11,16 @@ import torch
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.core.provenance import crc_of
-from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder, weight_files
+from tag2mask.networks.backbones.hub import (
+    CONFIG,
+    PREPROCESSOR,
+    TOKENIZER_FILES,
+    check_parameters,
+    quiet,
+    read_model_config,
+    resolve_folder,
+    weight_files,
+)
 from tag2mask.networks.backbones.weights import Notify, library_reason
 
 
@@ -76,8 +85,8 @@ def load_pretrained(
 
 
 def model_digest(folder: Path) -> str:
-    """A digest of the content of a model's files: configuration, preprocessor, tokenizer and weights."""
-    small = (path.name for path in folder.iterdir() if path.suffix in (".json", ".model", ".txt"))
+    """A digest of the content of the files that are read: configuration, preprocessor, tokenizer and weights."""
+    small = [name for name in (CONFIG, PREPROCESSOR, *TOKENIZER_FILES) if (folder / name).is_file()]
     paths = [folder / name for name in sorted({*small, *weight_files(folder)})]
     contents = [(path.name, _crc(path, path.stat().st_size, path.stat().st_mtime_ns)) for path in paths]
     return f"{zlib.crc32(repr(contents).encode()):08x}"

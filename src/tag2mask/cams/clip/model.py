@@ -21,18 +21,9 @@ from tag2mask.cams.inputs import model_input, patch_grid, tokens
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD
-from tag2mask.networks.backbones.hub import PREPROCESSOR
+from tag2mask.networks.backbones.hub import PREPROCESSOR, TOKENIZER_FILES
 from tag2mask.networks.backbones.weights import Notify, library_reason
 from tag2mask.networks.pretrained import load_pretrained
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.model",
-)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -24,6 +24,14 @@ from tag2mask.networks.backbones.weights import Notify
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+)
 WEIGHTS = {
     "model.safetensors": "",
     "model.safetensors.index.json": "model-*-of-*.safetensors",
@@ -265,12 +273,12 @@ def weight_files(folder: Path) -> list[str]:
     return []
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder of a model that is on this machine, given by folder or by name on the hub; nothing is fetched."""
+def local_folder(name: str, also: Sequence[str] = ()) -> Path | None:
+    """The folder of a model that is on this machine, as `resolve_folder` takes it; nothing is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder if (folder / CONFIG).is_file() else None
-    return cached_folder(name, True, ())
+    return cached_folder(name, True, also)
 
 
 def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
