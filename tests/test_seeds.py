@@ -72,6 +72,21 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
+def test_a_finished_shard_needs_no_model(
+    scenes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    root, model, out = tmp_path / "scenes", tmp_path / "clip", tmp_path / "run"
+    shutil.copytree(scenes, root)
+    shutil.copytree(clip, model)
+    sorted((root / "train").rglob("*.jpg"))[1].write_bytes(b"no image")
+    monkeypatch.setattr("tag2mask.stages.seeds._BLOCK", 4)
+    assert run("seeds", root, out, seeds__model=str(model), shard="2/2") == 1
+    assert "seeds: 4 done, 1 failed" in capsys.readouterr().err
+    shutil.rmtree(model)
+    assert run("seeds", root, out, seeds__model=str(model), shard="2/2") == 1
+    assert "seeds: 4 already there, 1 failed" in capsys.readouterr().err
+
+
 def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "words.yaml"
     file.write_text("background: [sky]\n", encoding="utf-8")
