@@ -123,7 +123,7 @@ def test_what_is_refused(folder: Path, words: Path, tmp_path: Path, monkeypatch:
         _loaded(folder, alone)
     other = tiny_tips_folder(tmp_path / "other", tiny_tips())
     (other / "tokenizer.json").unlink()
-    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no tokenizer\.model; fetch the model again"):
+    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no tokenizer\.model; add them"):
         _loaded(other, words)
     (other / "tokenizer.model").touch()
     monkeypatch.setattr("tag2mask.cams.clip.model.find_spec", lambda name: None)

@@ -21,7 +21,7 @@ from tag2mask.cams.inputs import model_input, patch_grid, tokens
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD
-from tag2mask.networks.backbones.hub import PREPROCESSOR, TOKENIZER_FILES
+from tag2mask.networks.backbones.hub import TOKENIZER_FILES
 from tag2mask.networks.backbones.weights import Notify, library_reason
 from tag2mask.networks.pretrained import load_pretrained
 
@@ -231,16 +231,17 @@ def load_text_model(
     """
     import transformers
 
-    model, folder = load_pretrained(name, classes, setting, also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
+    model, folder = load_pretrained(name, classes, setting, also=TOKENIZER_FILES, notify=notify)
     is_tips = model.config.model_type == "tipsv2"
     kind = transformers.Tipsv2Tokenizer if is_tips else transformers.CLIPTokenizer
     if not (folder / "tokenizer.json").is_file():
         parts = ("tokenizer.model",) if is_tips else ("vocab.json", "merges.txt")
         if not all((folder / part).is_file() for part in parts):  # the library would read it as one without words
             wanted = " and ".join(parts)
-            raise UsageError(f"{setting}: {folder} has no tokenizer.json and no {wanted}; fetch the model again")
+            remedy = "add them" if Path(name).expanduser().is_dir() else f"fetch them with `hf download {name}`"
+            raise UsageError(f"{setting}: {folder} has no tokenizer.json and no {wanted}; {remedy}")
         if is_tips:
-            _check_sentencepiece(folder)
+            _check_sentencepiece(folder, setting)
     try:
         tokenizer = kind.from_pretrained(folder)
     except Exception as error:  # the library raises errors of many kinds
@@ -253,12 +254,12 @@ def load_text_model(
     return model, tokenizer, folder
 
 
-def _check_sentencepiece(folder: Path) -> None:
+def _check_sentencepiece(folder: Path, setting: str) -> None:
     """Check that the library can read a tokenizer that is a file of SentencePiece."""
     if lacking := [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]:
         packages = " ".join(name.removeprefix("google.") for name in lacking)
         raise UsageError(
-            f"seeds.model: {folder / 'tokenizer.model'} cannot be read without further packages; install them with "
+            f"{setting}: {folder / 'tokenizer.model'} cannot be read without further packages; install them with "
             f"`pip install {packages}`, or give a folder with a tokenizer.json"
         )
 
