@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +152,45 @@ def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is a single class; list background words"):
         load_seed_model(settings, read_prompts(str(words), ("cat",)), torch.device("cpu"))
     load_seed_model(settings, read_prompts(str(words), ("cat", "dog")), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "changes", "message"),
+    [
+        ("tipsv2", "background: []", {}, "TIPSv2 compares with background words, and there are none; list some"),
+        ("clip", "background: []", {}, "scores are against background words, and there are none; list some"),
+        ("clip", "background: []", {"affinity": "cda"}, "scores are against background words"),
+        ("sam3_video", "classes: {cat: ' , '}", {}, "no words for  , "),
+        ("vit", "background: [sky]", {}, "is a model of type 'vit', it should be 'clip'"),
+    ],
+)
+def test_prompts_are_checked_before_weights_are_fetched(
+    kind: str,
+    lines: str,
+    changes: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[str] = []
+
+    def snapshot_download(_: str, *, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        fetched.extend(allow_patterns or ())
+        if fetched:
+            (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        return str(tmp_path)
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        files = ("config.json", "model.safetensors")
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=9) for name in files])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    (words := tmp_path / "words.yaml").write_text(lines)
+    settings = SeedSettings(model="some/model", **changes)
+    with pytest.raises(UsageError, match=message):
+        load_seed_model(settings, read_prompts(str(words), ("cat",)), torch.device("cpu"), scores=True)
+    assert fetched == ["config.json"]
 
 
 def test_clashes_are_noted(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:

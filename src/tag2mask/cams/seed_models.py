@@ -29,7 +29,7 @@ from tag2mask.networks.backbones.hub import (
     read_normalisation,
 )
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.pretrained import model_digest
+from tag2mask.networks.pretrained import find_type, model_digest
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
@@ -78,8 +78,7 @@ class SeedModel:
 
     Attributes:
         cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
-        scores: how sure the model is that an image has a class; a `UsageError` if it needs background words, and there
-            are none.
+        scores: how sure the model is that an image has a class.
         probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
         reads_background: whether background words compete with the classes.
     """
@@ -106,16 +105,30 @@ def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]
 
 
 def load_seed_model(
-    settings: SeedSettings, prompts: Prompts, device: torch.device, *, notify: Notify | None = None
+    settings: SeedSettings,
+    prompts: Prompts,
+    device: torch.device,
+    *,
+    scores: bool = False,
+    notify: Notify | None = None,
 ) -> SeedModel:
     """The model of ``settings``, which has read the prompts.
 
+    Args:
+        settings: the model, and how it makes CAMs.
+        prompts: of the classes.
+        device: that computes.
+        scores: whether its `scores` are read, for which a CLIP needs background words.
+        notify: called before a download; None logs a warning.
+
     Raises:
-        UsageError: it is not one of the known models, files are missing, or prompts are too long.
+        UsageError: it is not one of the known models, files are missing, or prompts are missing or too long.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
+    kind = find_type(settings.model, _CLASSES, "seeds.model", notify=notify)
+    _check_prompts(kind, settings, prompts, scores=scores)
     model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
-    kind = model.config.model_type
+    kind = model.config.model_type  # in memory, a SAM 3 of a video model is a `sam3`
     if kind == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
@@ -131,13 +144,26 @@ def load_seed_model(
     return found
 
 
-def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
-    texts, background = text_ensembles(clip, prompts)
-    if settings.affinity == "cda" and len(texts) + len(background) == 1:
+def _check_prompts(kind: str, settings: SeedSettings, prompts: Prompts, *, scores: bool) -> None:
+    """Check that there are words for the type of model, before its weights are fetched."""
+    none = "and there are none; list some"
+    if kind in ("clipseg", *SAM3_CLASSES):
+        prompts.phrases()
+    elif prompts.background:
+        return
+    elif kind == "tipsv2":
+        raise UsageError(f"seeds.prompts: TIPSv2 compares with background words, {none}")
+    elif scores:
+        raise UsageError(f"seeds.prompts: scores are against background words, {none}")
+    elif settings.affinity == "cda" and len(prompts.prompts) == 1:
         raise UsageError(
             "seeds.affinity: cda compares patches by all classes and background words, and there is a single class; "
             "list background words in seeds.prompts, or take caa"
         )
+
+
+def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
+    texts, background = text_ensembles(clip, prompts)
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
@@ -146,8 +172,6 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
         return [(own.labels, own.cams) for own in found]
 
     def scores(images: Sequence[Tensor]) -> Tensor:
-        if not len(background):
-            raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
         return torch.stack(class_scores(clip, images, texts, background)).mean(0)
 
     return SeedModel(clip, cams, scores, reads_background=True)
@@ -177,8 +201,6 @@ def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
 
 
 def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
-    if not prompts.background:
-        raise UsageError("seeds.prompts: TIPSv2 compares with background words, and there are none; list some")
     texts, background = text_ensembles(tips, prompts)
 
     def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:

@@ -24,6 +24,28 @@ from tag2mask.networks.backbones.hub import (
 from tag2mask.networks.backbones.weights import Notify, library_reason
 
 
+def find_type(name: str, classes: Mapping[str, tuple[str, str]], setting: str, *, notify: Notify | None = None) -> str:
+    """The `model_type` of a model, of whose files only the configuration is fetched; arguments as in `load_pretrained`.
+
+    Raises:
+        UsageError: it is not allowed, the installed `transformers` lacks it, or the configuration is missing.
+        Tag2maskError: it could not be fetched.
+    """
+    import transformers
+
+    folder = resolve_folder(name, weights=False, setting=setting, notify=notify)
+    kind: str = read_model_config(folder, setting)["model_type"]
+    if kind not in classes:
+        allowed = " or ".join(f"'{each}'" for each in classes)
+        raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
+    if not all(hasattr(transformers, each) for each in classes[kind]):
+        raise UsageError(
+            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
+            "`pip install --upgrade transformers`"
+        )
+    return kind
+
+
 def load_pretrained(
     name: str,
     classes: Mapping[str, tuple[str, str]],
@@ -52,16 +74,9 @@ def load_pretrained(
     """
     import transformers
 
+    kind = find_type(name, classes, setting, notify=notify)
     folder = resolve_folder(name, weights=True, setting=setting, also=also, notify=notify)
     values = read_model_config(folder, setting)
-    if (kind := values["model_type"]) not in classes:
-        allowed = " or ".join(f"'{each}'" for each in classes)
-        raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
-    if not all(hasattr(transformers, each) for each in classes[kind]):
-        raise UsageError(
-            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
-            "`pip install --upgrade transformers`"
-        )
     config_class, model_class = (getattr(transformers, each) for each in classes[kind])
     try:
         check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)
