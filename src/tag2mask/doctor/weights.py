@@ -59,6 +59,5 @@ def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) ->
         return Finding(f"the folder {name}")
     if cached_folder(name, weights, also) is not None:
         return Finding(f"{name} is on this machine")
-    licence = f" ({note})" if (note := licence_note(name)) else ""
-    message = f"{name} is not on this machine; it is downloaded when it is first needed{licence}"
+    message = f"{name} is not on this machine; it is downloaded when it is first needed ({licence_note(name)})"
     return Finding(message, "download", f"hf download {name}, or without a network --{setting} FOLDER")
