@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
-from clip_tiny import PATCH, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model
+from clip_tiny import PATCH, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model, tiny_sam3
 from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cams.clip import load_clip, read_prompts
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.seed_models import _CLASSES, READ_BY_MODEL, load_seed_model, seed_fingerprint
 from tag2mask.cli import main
@@ -134,15 +136,22 @@ def test_changed_files_of_the_model_stop_the_stage(scenes: Path, clip: Path, tmp
 def test_the_fingerprint_of_a_model_holds_what_it_reads(clip: Path, tmp_path: Path) -> None:
     assert READ_BY_MODEL.keys() == _CLASSES.keys()
     prompts = read_prompts(None, ("cat", "dog"))
-    known = seed_fingerprint(SeedSettings(model=str(clip)), prompts)
+
+    def fingerprint(words: Prompts = prompts, **settings: Any) -> dict[str, Any]:
+        return seed_fingerprint(SeedSettings(**settings), words, torch.device("cpu"))
+
+    known = fingerprint(model=str(clip))
     assert {"affinity", "box_threshold", "long_side", "background", "template"} < known.keys()
-    assert known != seed_fingerprint(SeedSettings(model=str(clip), affinity="cda"), prompts)
+    assert known != fingerprint(model=str(clip), affinity="cda")
     clipseg = str(tiny_clipseg_folder(tmp_path / "clipseg", tiny_clipseg(3)))
-    one = seed_fingerprint(SeedSettings(model=clipseg), prompts)
-    other = seed_fingerprint(SeedSettings(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7), prompts)
-    assert one == other and one != seed_fingerprint(SeedSettings(model=clipseg), read_prompts(None, ("cat", "cow")))
-    absent = seed_fingerprint(SeedSettings(model="someone/not-here"), prompts)
-    assert absent == {**known, "model": "someone/not-here", "model_files": UNKNOWN}
+    one = fingerprint(model=clipseg)
+    other = fingerprint(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7)
+    assert one == other and one != fingerprint(read_prompts(None, ("cat", "cow")), model=clipseg)
+    absent = fingerprint(model="someone/not-here")
+    assert absent == {**known, "model": "someone/not-here", "model_files": UNKNOWN, "precision_of_sam3": "fp32"}
+    sam3 = str(tiny_folder(tmp_path / "sam3", tiny_sam3()))
+    assert fingerprint(model=sam3, precision="fp16") == fingerprint(model=sam3, precision="bf16")
+    assert fingerprint(model=sam3, precision="fp16") != fingerprint(model=sam3, precision="fp32")
 
 
 def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:

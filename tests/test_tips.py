@@ -96,6 +96,20 @@ def test_probabilities_are_a_softmax_over_classes_and_background(folder: Path, w
     torch.testing.assert_close(seeds.scores(prepared), torch.stack([maps.amax((1, 2)) for _, maps in every]))
 
 
+def test_maps_with_nan_are_refused(folder: Path, words: Path) -> None:
+    """A threshold would take a class with such a map for absent."""
+    seeds, tips = _loaded(folder, words)
+    with torch.no_grad():
+        tips.model.vision_model.layernorm.weight.fill_(torch.inf)  # as where half precision overflows
+    image = [torch.rand(3, 2 * tips.patch, 2 * tips.patch)]
+    for make in (seeds.cams, seeds.probabilities):
+        assert make is not None
+        with pytest.raises(Tag2maskError, match=r"maps hold NaN; use --seeds\.precision fp32"):
+            make(image, torch.tensor([[True, False]]))
+    with pytest.raises(Tag2maskError, match="maps hold NaN"):
+        seeds.scores(image)
+
+
 def test_the_stage_makes_a_cam_for_each_tag_and_resumes(
     scenes: Path, folder: Path, words: Path, tmp_path: Path, capsys: Capture
 ) -> None:

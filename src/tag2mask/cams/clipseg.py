@@ -68,7 +68,7 @@ class ClipSeg(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Tensor], features: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """How well each place of an image fits a phrase.
+        """The probability that a cell of an image belongs to a phrase.
 
         Args:
             images: each (3, side, side), of `prepare`.

@@ -16,9 +16,9 @@ from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.phrases import phrase_maps
-from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3
+from tag2mask.cams.sam3 import SAM3_CLASSES, SAM3_PRECISION, Sam3
 from tag2mask.cams.tips import Tips
-from tag2mask.core.errors import UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.backbones.hub import (
@@ -42,7 +42,7 @@ ScoreMaker = Callable[[Sequence[Tensor]], Tensor]
 
 
 class TextImageModel(Protocol):
-    """What the models have in common."""
+    """Interface of the models."""
 
     def precision(self, name: Precision) -> object:
         """Run the image side in fp32, bf16 or fp16."""
@@ -63,11 +63,11 @@ _CLASSES = {
 """The classes of `transformers` for the configuration and for the model, by the `model_type`."""
 
 READ_BY_MODEL = {
-    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
-    "clipseg": ("prompts",),
-    "sam3": ("prompts",),
-    "sam3_video": ("prompts",),
-    "tipsv2": ("template", "prompts", "background", "long_side"),
+    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side", "precision"),
+    "clipseg": ("prompts", "precision"),
+    "sam3": ("prompts", "precision_of_sam3"),
+    "sam3_video": ("prompts", "precision_of_sam3"),
+    "tipsv2": ("template", "prompts", "background", "long_side", "precision"),
 }
 """The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
 
@@ -77,9 +77,10 @@ class SeedModel:
     """A model that makes base CAMs.
 
     Attributes:
-        cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
-        scores: how sure the model is that an image has a class.
-        probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
+        model: prepares images, and computes.
+        cams: base CAMs of tags, which are in the image: the maximum of each is 1.
+        scores: of all classes, the higher the likelier that the image shows the class.
+        probabilities: maps of classes that may be absent: the probability of each cell; None: the model has none.
         reads_background: whether background words compete with the classes.
     """
 
@@ -90,12 +91,14 @@ class SeedModel:
     reads_background: bool = False
 
 
-def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
-    """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
+def seed_fingerprint(settings: SeedSettings, prompts: Prompts, device: torch.device) -> dict[str, Any]:
+    """What the base CAMs depend on, besides classes; no model is loaded or fetched.
 
     Of a model that is not on this machine, these are the settings that any model reads.
     """
-    folder, values = local_folder(settings.model, TOKENIZER_FILES), {**plain(settings), **plain(prompts)}
+    folder, precision = local_folder(settings.model, TOKENIZER_FILES), model_precision(settings.precision, device)
+    given = {"precision": precision, "precision_of_sam3": SAM3_PRECISION[precision]}
+    values = {**plain(settings), **plain(prompts), **given}
     if folder is None:
         files, read = UNKNOWN, tuple(sorted({name for names in READ_BY_MODEL.values() for name in names}))
     else:
@@ -216,18 +219,26 @@ def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
 def _of_maps(
     model: TextImageModel, probabilities: MapMaker, classes: int, *, reads_background: bool = False
 ) -> SeedModel:
-    """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
+    """A model whose maps are probabilities: base CAMs are these divided by their maximum, and scores are the maxima.
+
+    A `Tag2maskError` for maps with NaN, which no threshold finds.
 
     Source: ours.
     """
 
+    def checked(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        found = probabilities(images, asked)
+        if not all(maps.isfinite().all() for _, maps in found):
+            raise Tag2maskError("seeds.precision: the model's maps hold NaN; use --seeds.precision fp32")
+        return found
+
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         least = torch.finfo(torch.float32).tiny
-        found = probabilities(images, tags)
+        found = checked(images, tags)
         return [(labels, maps / maps.amax((1, 2), keepdim=True).clamp_min(least)) for labels, maps in found]
 
     def scores(images: Sequence[Tensor]) -> Tensor:
         asked = torch.ones(len(images), classes, dtype=torch.bool)
-        return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
+        return torch.stack([maps.amax((1, 2)) for _, maps in checked(images, asked)])
 
-    return SeedModel(model, cams, scores, probabilities, reads_background)
+    return SeedModel(model, cams, scores, checked, reads_background)

@@ -1,4 +1,4 @@
-"""The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
+"""The stage `seeds`: base CAMs from a text-image model, or from CLIP-ES's files, and their export."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cams.inputs import patch_grid
@@ -67,8 +66,7 @@ class Seeds(Stage):
         if own.from_npy is not None:
             return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
         prompts = read_prompts(own.prompts, images.classes)
-        precision = model_precision(own.precision, resolve_device(config.device))
-        return {"classes": classes, "seeds": {**seed_fingerprint(own, prompts), "precision": precision}}
+        return {"classes": classes, "seeds": seed_fingerprint(own, prompts, resolve_device(config.device))}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the folder of imported base CAMs."""
