@@ -369,8 +369,8 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     A setting NAME that gives a model is the same where NAME_files, the digest of the model's files, is. Of a model that
     is not on this machine the digest is `UNKNOWN`, and so is which settings it reads: those in the record are compared.
     """
-    absent = {name.partition(".")[0] for name, value in after.items() if value == UNKNOWN}
-    names = [name for name in after if name in before or name.partition(".")[0] not in absent]
+    absent = UNKNOWN in after.values()
+    names = [name for name in after if name in before or not absent]
     names += [name for name in before if name not in after]
 
     def is_same(name: str) -> bool:
