@@ -10,8 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from clip_tiny import PATCH, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
-from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
+from clip_tiny import PATCH, load_clip, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
+from tag2mask.cams.clip import Clip, ClipCams, clip_cams, read_prompts
 from tag2mask.cams.clip.clip_es import Affinity, box_masks, distribution_affinity, min_max_normalised
 from tag2mask.cams.seed_models import text_ensembles
 from tag2mask.core.errors import Tag2maskError, UsageError

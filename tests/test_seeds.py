@@ -12,9 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
-from clip_tiny import PATCH, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model, tiny_sam3
+from clip_tiny import PATCH, load_clip, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model, tiny_sam3
 from run_tiny import Capture, figures, files_of, run, words
-from tag2mask.cams.clip import load_clip, read_prompts
+from tag2mask.cams.clip import read_prompts
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import Prompts

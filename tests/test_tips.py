@@ -140,7 +140,7 @@ def test_what_is_refused(folder: Path, words: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match=r"has no tokenizer\.json and no tokenizer\.model; add them"):
         _loaded(other, words)
     (other / "tokenizer.model").touch()
-    monkeypatch.setattr("tag2mask.cams.clip.model.find_spec", lambda name: None)
+    monkeypatch.setattr("tag2mask.cams.text_models.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="install them with `pip install sentencepiece protobuf`, or give a folder"):
         _loaded(other, words)
     (other / "tokenizer.json").write_text("{")

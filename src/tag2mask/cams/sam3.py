@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tag2mask.cams.clip.model import DTYPES, Precision
 from tag2mask.cams.inputs import model_input, tokens
 from tag2mask.cams.phrases import phrase_pairs
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import quiet
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.cams.clip.clip_es import class_scores, clip_cams
-from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
+from tag2mask.cams.clip.model import Clip
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.phrases import phrase_maps
 from tag2mask.cams.sam3 import SAM3_CLASSES, SAM3_PRECISION, Sam3
+from tag2mask.cams.text_models import Precision, load_text_model, model_precision
 from tag2mask.cams.tips import Tips
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.fields import plain

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import DTYPES, Precision
 from tag2mask.cams.inputs import model_input, patch_grid, tokens
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3, sam3_candidates
+from tag2mask.cams.text_models import load_text_model, model_precision
 from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.backbones.hub import local_folder, read_model_config, read_normalisation, resolve_folder
