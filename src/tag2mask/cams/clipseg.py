@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.inputs import model_input, tokens
+from tag2mask.cams.inputs import tokens
 from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
+from tag2mask.networks.pretrained import model_input
 
 _CELL = 4
 """Pixels of the input per cell of a base CAM."""

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tag2mask.cams.inputs import model_input, tokens
+from tag2mask.cams.inputs import tokens
 from tag2mask.cams.phrases import phrase_pairs
 from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import quiet
+from tag2mask.networks.pretrained import model_input
 
 SAM3_CLASSES = {"sam3": ("Sam3Config", "Sam3Model"), "sam3_video": ("Sam3Config", "Sam3Model")}
 """The classes of `transformers` for the configuration and for the model, by the `model_type`.

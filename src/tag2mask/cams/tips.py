@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.inputs import model_input, patch_grid, tokens
+from tag2mask.cams.inputs import patch_grid, tokens
 from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
+from tag2mask.networks.pretrained import model_input
 
 
 class Tips(nn.Module):

@@ -1,4 +1,4 @@
-"""Whole models of `transformers` with their weights: text-image models, and models that are asked for masks."""
+"""Whole models of `transformers`, for texts and images or for masks: their weights, and images as their input."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
+from torch import Tensor
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.core.provenance import crc_of
+from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import (
     CONFIG,
     PREPROCESSOR,
@@ -97,6 +102,16 @@ def load_pretrained(
         lacking = first_five(sorted(missing))
         raise Tag2maskError(f"{setting}: the weights in {folder} lack {lacking}; fetch them again")
     return model.eval().requires_grad_(False), folder
+
+
+def model_input(
+    image: npt.NDArray[np.uint8], size: tuple[int, int], normalisation: tuple[Colour, Colour], resampling: int
+) -> Tensor:
+    """An RGB image, uint8 (H, W, 3), resized by a filter of Pillow, float32 (3, h, w), normalised."""
+    pixels = Image.fromarray(image).resize(size[::-1], Image.Resampling(resampling))
+    mean, std = (np.array(values, np.float32) for values in normalisation)
+    normalised = (np.asarray(pixels, dtype=np.float32) / 255 - mean) / std
+    return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
 
 def model_digest(folder: Path) -> str:

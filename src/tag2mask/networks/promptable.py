@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import read_normalisation
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.pretrained import load_pretrained
+from tag2mask.networks.pretrained import load_pretrained, model_input
 
 OBJECT, NOT_OBJECT, PADDING = 1, 0, -10
 """The labels of points. Source: `transformers`."""
@@ -86,9 +86,7 @@ class Promptable(nn.Module):
         if self.padded:
             scale = self.side / max(height, width)
             scaled = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
-        resized = Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR)
-        mean, std = (np.array(values, np.float32) for values in self.normalisation)
-        pixels = torch.from_numpy((np.asarray(resized, dtype=np.float32) / 255 - mean) / std).permute(2, 0, 1)
+        pixels = model_input(image, scaled, self.normalisation, Image.Resampling.BILINEAR)
         pixels = F.pad(pixels, (0, self.side - scaled[1], 0, self.side - scaled[0]))
         found = self.model.get_image_embeddings(pixels[None].to(self.device))
         features = {"image_embeddings": found}

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.inputs import model_input, patch_grid, tokens
+from tag2mask.cams.inputs import patch_grid, tokens
 from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD
+from tag2mask.networks.pretrained import model_input
 
 _LARGEST_ATTENTION = 1 << 25
 """Most entries of attention (heads, n, n) at a time on a CPU, so that they fit its caches."""
