@@ -26,16 +26,16 @@ class ClipSeg(nn.Module):
     """A frozen CLIPSeg.
 
     Args:
-        model: a `CLIPSegForImageSegmentation`.
+        model: a `CLIPSegForImageSegmentation` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
         side: pixels of its square input, 352 for the published models.
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour], side: int) -> None:
-        """Freeze the model."""
+        """Keep the model and its input."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.tokenizer, self.normalisation, self.side = tokenizer, normalisation, side
         self.patch = int(model.config.vision_config.patch_size)
 

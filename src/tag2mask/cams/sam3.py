@@ -65,15 +65,15 @@ class Sam3(nn.Module):
     """A frozen SAM 3.
 
     Args:
-        model: a `Sam3Model`.
+        model: a `Sam3Model` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour]) -> None:
-        """Freeze the model, and let it compute attention without storing it."""
+        """Let the model compute attention without storing it."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         with quiet():
             self.model.set_attn_implementation("sdpa")
         self.tokenizer, self.normalisation = tokenizer, normalisation

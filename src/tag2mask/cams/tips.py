@@ -20,15 +20,15 @@ class Tips(nn.Module):
     """A frozen TIPSv2.
 
     Args:
-        model: a `Tipsv2Model`.
+        model: a `Tipsv2Model` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1]; 0 and 1 for the published models.
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour]) -> None:
-        """Freeze the model, and let it compute attention without storing it."""
+        """Let the model compute attention without storing it."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.model.set_attn_implementation("sdpa")
         self.tokenizer, self.normalisation = tokenizer, normalisation
         self.patch = int(model.config.vision_config.patch_size)

@@ -60,15 +60,15 @@ class Promptable(nn.Module):
     """A frozen model of the SAM family.
 
     Args:
-        model: a `Sam2Model`, `SamModel`, `SamHQModel` or `EdgeTamModel`.
+        model: a `Sam2Model`, `SamModel`, `SamHQModel` or `EdgeTamModel` of `load_pretrained`.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
         padded: whether its input keeps the image's proportions and is padded right and below.
     """
 
     def __init__(self, model: Any, normalisation: tuple[Colour, Colour], *, padded: bool) -> None:
-        """Freeze the model."""
+        """Keep the model and its input."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.normalisation, self.padded = normalisation, padded
         self.side = int(model.prompt_encoder.input_image_size)
 
