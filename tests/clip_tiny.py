@@ -13,6 +13,9 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.cams.clip import Clip
+from tag2mask.cams.text_models import load_text_model
+
 PATCH = 8
 
 
@@ -68,6 +71,12 @@ class Slow:
     gradcam: np.ndarray  # (h, w)
     cam: np.ndarray  # (h, w)
     probability: float
+
+
+def load_clip(folder: Path | str) -> Clip:
+    """A CLIP with its tokenizer, from a folder."""
+    model, tokenizer, _ = load_text_model(str(folder), {"clip": ("CLIPConfig", "CLIPModel")})
+    return Clip(model, tokenizer)
 
 
 def slow_clip_es(

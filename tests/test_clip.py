@@ -1,6 +1,8 @@
 """CLIP-ES against a slow version: class by class, backward by backward, with the dense affinity squared."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from clip_tiny import PATCH, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
-from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
+from clip_tiny import PATCH, load_clip, slow_boxes, slow_clip_es, slow_distribution_affinity, tiny_folder, tiny_model
+from tag2mask.cams.clip import Clip, ClipCams, clip_cams, read_prompts
 from tag2mask.cams.clip.clip_es import Affinity, box_masks, distribution_affinity, min_max_normalised
 from tag2mask.cams.seed_models import text_ensembles
 from tag2mask.core.errors import Tag2maskError, UsageError
@@ -222,8 +224,41 @@ def test_a_model_without_its_tokenizer_is_refused(lost: str, tmp_path: Path) -> 
     """The library would give every text the same tokens."""
     folder = tiny_folder(tmp_path / "clip", tiny_model())
     (folder / lost).unlink()
-    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no vocab\.json and merges\.txt; fetch the model"):
+    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no vocab\.json and merges\.txt; add them"):
         load_clip(str(folder))
+
+
+def test_a_cached_backbone_lacks_the_tokenizer_which_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub whose cache holds what `network.backbone` reads."""
+    whole, cache = tiny_folder(tmp_path / "hub", tiny_model()), tmp_path / "cache"
+    (whole / "preprocessor_config.json").write_text("{}")
+    cache.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        shutil.copyfile(whole / name, cache / name)
+    fetched: list[list[str]] = []
+
+    def snapshot_download(_: str, *, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        if allow_patterns:
+            fetched.append(allow_patterns)
+            for name in set(allow_patterns) - lost:
+                shutil.copyfile(whole / name, cache / name)
+        return str(cache)
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=each.name, size=9) for each in whole.iterdir()])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    lost = {"vocab.json"}
+    with pytest.raises(UsageError, match=r"merges\.txt; fetch them with `hf download some/clip`"):
+        load_clip("some/clip")
+    for name in ("merges.txt", "tokenizer_config.json"):
+        (cache / name).unlink()
+    lost = set()
+    load_clip("some/clip")
+    assert sorted(fetched[-1]) == sorted(each.name for each in whole.iterdir()), "each file once"
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:

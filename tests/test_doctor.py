@@ -78,7 +78,7 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     told = ask(capsys, 0, "--network.backbone", "nobody/no-such-model", "--network.weights", "none")
     assert "hf download nobody/no-such-model" in stage(told, "train")[2]
     told = ask(capsys, 0, "--seeds.model", "facebook/sam3", "--config", str(config))
-    assert "when it is first needed (SAM License, gated: ask for access at" in stage(told, "seeds")[1]
+    assert "when it is first needed (licence: SAM License, gated: ask for access at" in stage(told, "seeds")[1]
 
 
 @pytest.mark.parametrize(("kind", "without_words"), [("sam3_video", "download"), ("sam2_video", "ok")])

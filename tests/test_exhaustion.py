@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from clip_tiny import tiny_folder, tiny_model
+from clip_tiny import load_clip, tiny_folder, tiny_model
 from hostile_case import bounded
 from run_tiny import Capture, run
-from tag2mask.cams.clip.model import load_clip
 from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError, UsageError

@@ -183,9 +183,11 @@ def test_a_name_is_fetched_with_a_word_about_it(tmp_path: Path, monkeypatch: pyt
         ("facebook/sam3", "GatedRepoError", "; licence: SAM License, gated: ask for access at https://hug"),
         ("facebook/dinov3-vits16-pretrain-lvd1689m", "ConnectionError", "; licence: DINOv3 License, gated: ask for"),
         ("google/tipsv2-b14", "ConnectionError", "; licence: Apache-2.0; give a folder"),
-        ("some/one", "GatedRepoError", "; it is gated: ask for access at https://huggingface.co/some/one and log in"),
+        ("some/one", "GatedRepoError", "; licence: see https://huggingface.co/some/one, gated: ask for access at http"),
+        ("facebook/sam3-large", "RepositoryNotFoundError", "; the hub has no such model, or shows it only after"),
+        ("google/tipsv2-b15", "RepositoryNotFoundError", "; the hub has no such model, or shows it only after"),
         ("some/one", "RepositoryNotFoundError", "no such model, or shows it only after `hf auth login`; give a"),
-        ("some/one", "ConnectionError", "(ConnectionError: away); give a folder"),
+        ("some/one", "ConnectionError", "away); licence: see https://huggingface.co/some/one; give a folder"),
     ],
 )
 def test_a_refusal_says_licence_gate_and_cause(
@@ -208,4 +210,4 @@ def test_a_refusal_says_licence_gate_and_cause(
     with pytest.raises(Tag2maskError) as caught:
         resolve_folder(name, weights=True, setting="seeds.model", notify=said.append)
     assert words in str(caught.value) and str(caught.value).endswith("as `--seeds.model FOLDER`")
-    assert ("licence: " in said[0]) == (name != "some/one")
+    assert "; licence: " in said[0]

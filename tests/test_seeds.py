@@ -1,7 +1,10 @@
 """The stage `seeds`: CLIP by text, CLIP-ES's files in and out, and what POT does with base CAMs from outside."""
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
-from clip_tiny import PATCH, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model
+from clip_tiny import PATCH, load_clip, tiny_clipseg, tiny_clipseg_folder, tiny_folder, tiny_model, tiny_sam3
 from run_tiny import Capture, figures, files_of, run, words
-from tag2mask.cams.clip import load_clip, read_prompts
+from tag2mask.cams.clip import read_prompts
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.seed_models import _CLASSES, READ_BY_MODEL, load_seed_model, seed_fingerprint
 from tag2mask.cli import main
@@ -71,6 +75,21 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
+def test_a_finished_shard_needs_no_model(
+    scenes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    root, model, out = tmp_path / "scenes", tmp_path / "clip", tmp_path / "run"
+    shutil.copytree(scenes, root)
+    shutil.copytree(clip, model)
+    sorted((root / "train").rglob("*.jpg"))[1].write_bytes(b"no image")
+    monkeypatch.setattr("tag2mask.stages.seeds._BLOCK", 4)
+    assert run("seeds", root, out, seeds__model=str(model), shard="2/2") == 1
+    assert "seeds: 4 done, 1 failed" in capsys.readouterr().err
+    shutil.rmtree(model)
+    assert run("seeds", root, out, seeds__model=str(model), shard="2/2") == 1
+    assert "seeds: 4 already there, 1 failed" in capsys.readouterr().err
+
+
 def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "words.yaml"
     file.write_text("background: [sky]\n", encoding="utf-8")
@@ -87,13 +106,26 @@ def test_changed_files_of_the_model_stop_the_stage(scenes: Path, clip: Path, tmp
     shutil.copytree(model, tmp_path / "away")
     shutil.rmtree(model)
     assert run("seeds", scenes, out, seeds__model=str(model)) == 0, "nothing is missing, so the model is not needed"
+    capsys.readouterr()
+    assert run("seeds", scenes, out, seeds__model=str(model), seeds__affinity="cda", seeds__long_side="64") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seeds.affinity was 'caa' and is 'cda'" in said and "seeds.long_side was" in said
+    assert run("seeds", scenes, out, seeds__model="someone/else") == 2
+    assert "seeds.model was" in " ".join(capsys.readouterr().err.split())
+    recorded = json.loads((out / "seeds/stage.json").read_text())
+    next((out / "seeds").rglob("*.npz")).unlink()
+    shutil.copytree(tmp_path / "away", tmp_path / "moved")
+    assert run("seeds", scenes, out, seeds__model=str(tmp_path / "moved")) == 0, "the same files in another folder"
+    assert json.loads((out / "seeds/stage.json").read_text())["fingerprint"] == recorded["fingerprint"]
     shutil.copytree(tmp_path / "away", model)
-    assert run("seeds", scenes, out, seeds__model=str(model)) == 0
-    for name, change in (("preprocessor_config.json", "{}"), ("model.safetensors", tiny_model(4))):
-        if isinstance(change, str):
-            (model / name).write_text(change)
+    for name in ("generation_config.json", "README.txt", "flax_model.msgpack"):
+        (model / name).write_text("{}")
+    assert run("seeds", scenes, out, seeds__model=str(model)) == 0, "these files are not read"
+    for name, change in (("preprocessor_config.json", "{}"), ("merges.txt", "#version: 0.3\n"), ("weights", None)):
+        if change is None:
+            tiny_model(4).save_pretrained(model)
         else:
-            change.save_pretrained(model)
+            (model / name).write_text(change)
         capsys.readouterr()
         assert run("seeds", scenes, out, seeds__model=str(model)) == 2
         assert "seeds.model_files was" in capsys.readouterr().err
@@ -104,15 +136,22 @@ def test_changed_files_of_the_model_stop_the_stage(scenes: Path, clip: Path, tmp
 def test_the_fingerprint_of_a_model_holds_what_it_reads(clip: Path, tmp_path: Path) -> None:
     assert READ_BY_MODEL.keys() == _CLASSES.keys()
     prompts = read_prompts(None, ("cat", "dog"))
-    known = seed_fingerprint(SeedSettings(model=str(clip)), prompts)
+
+    def fingerprint(words: Prompts = prompts, **settings: Any) -> dict[str, Any]:
+        return seed_fingerprint(SeedSettings(**settings), words, torch.device("cpu"))
+
+    known = fingerprint(model=str(clip))
     assert {"affinity", "box_threshold", "long_side", "background", "template"} < known.keys()
-    assert known != seed_fingerprint(SeedSettings(model=str(clip), affinity="cda"), prompts)
+    assert known != fingerprint(model=str(clip), affinity="cda")
     clipseg = str(tiny_clipseg_folder(tmp_path / "clipseg", tiny_clipseg(3)))
-    one = seed_fingerprint(SeedSettings(model=clipseg), prompts)
-    other = seed_fingerprint(SeedSettings(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7), prompts)
-    assert one == other and one != seed_fingerprint(SeedSettings(model=clipseg), read_prompts(None, ("cat", "cow")))
-    absent = seed_fingerprint(SeedSettings(model="someone/not-here"), prompts)
-    assert absent.pop("model") == "someone/not-here" and set(absent.values()) == {UNKNOWN}
+    one = fingerprint(model=clipseg)
+    other = fingerprint(model=clipseg, affinity="cda", long_side=64, box_threshold=0.7)
+    assert one == other and one != fingerprint(read_prompts(None, ("cat", "cow")), model=clipseg)
+    absent = fingerprint(model="someone/not-here")
+    assert absent == {**known, "model": "someone/not-here", "model_files": UNKNOWN, "precision_of_sam3": "fp32"}
+    sam3 = str(tiny_folder(tmp_path / "sam3", tiny_sam3()))
+    assert fingerprint(model=sam3, precision="fp16") == fingerprint(model=sam3, precision="bf16")
+    assert fingerprint(model=sam3, precision="fp16") != fingerprint(model=sam3, precision="fp32")
 
 
 def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:
@@ -122,6 +161,45 @@ def test_class_distributions_need_two_texts(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is a single class; list background words"):
         load_seed_model(settings, read_prompts(str(words), ("cat",)), torch.device("cpu"))
     load_seed_model(settings, read_prompts(str(words), ("cat", "dog")), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "changes", "message"),
+    [
+        ("tipsv2", "background: []", {}, "TIPSv2 compares with background words, and there are none; list some"),
+        ("clip", "background: []", {}, "scores are against background words, and there are none; list some"),
+        ("clip", "background: []", {"affinity": "cda"}, "scores are against background words"),
+        ("sam3_video", "classes: {cat: ' , '}", {}, "no words for  , "),
+        ("vit", "background: [sky]", {}, "is a model of type 'vit', it should be 'clip'"),
+    ],
+)
+def test_prompts_are_checked_before_weights_are_fetched(
+    kind: str,
+    lines: str,
+    changes: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[str] = []
+
+    def snapshot_download(_: str, *, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        fetched.extend(allow_patterns or ())
+        if fetched:
+            (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        return str(tmp_path)
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        files = ("config.json", "model.safetensors")
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=9) for name in files])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    (words := tmp_path / "words.yaml").write_text(lines)
+    settings = SeedSettings(model="some/model", **changes)
+    with pytest.raises(UsageError, match=message):
+        load_seed_model(settings, read_prompts(str(words), ("cat",)), torch.device("cpu"), scores=True)
+    assert fetched == ["config.json"]
 
 
 def test_clashes_are_noted(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:

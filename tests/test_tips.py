@@ -96,6 +96,20 @@ def test_probabilities_are_a_softmax_over_classes_and_background(folder: Path, w
     torch.testing.assert_close(seeds.scores(prepared), torch.stack([maps.amax((1, 2)) for _, maps in every]))
 
 
+def test_maps_with_nan_are_refused(folder: Path, words: Path) -> None:
+    """A threshold would take a class with such a map for absent."""
+    seeds, tips = _loaded(folder, words)
+    with torch.no_grad():
+        tips.model.vision_model.layernorm.weight.fill_(torch.inf)  # as where half precision overflows
+    image = [torch.rand(3, 2 * tips.patch, 2 * tips.patch)]
+    for make in (seeds.cams, seeds.probabilities):
+        assert make is not None
+        with pytest.raises(Tag2maskError, match=r"maps hold NaN; use --seeds\.precision fp32"):
+            make(image, torch.tensor([[True, False]]))
+    with pytest.raises(Tag2maskError, match="maps hold NaN"):
+        seeds.scores(image)
+
+
 def test_the_stage_makes_a_cam_for_each_tag_and_resumes(
     scenes: Path, folder: Path, words: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -123,10 +137,10 @@ def test_what_is_refused(folder: Path, words: Path, tmp_path: Path, monkeypatch:
         _loaded(folder, alone)
     other = tiny_tips_folder(tmp_path / "other", tiny_tips())
     (other / "tokenizer.json").unlink()
-    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no tokenizer\.model; fetch the model again"):
+    with pytest.raises(UsageError, match=r"has no tokenizer\.json and no tokenizer\.model; add them"):
         _loaded(other, words)
     (other / "tokenizer.model").touch()
-    monkeypatch.setattr("tag2mask.cams.clip.model.find_spec", lambda name: None)
+    monkeypatch.setattr("tag2mask.cams.text_models.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="install them with `pip install sentencepiece protobuf`, or give a folder"):
         _loaded(other, words)
     (other / "tokenizer.json").write_text("{")

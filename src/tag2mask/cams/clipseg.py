@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import DTYPES, Precision
-from tag2mask.cams.inputs import model_input, tokens
+from tag2mask.cams.inputs import tokens
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
+from tag2mask.networks.pretrained import model_input
 
 _CELL = 4
 """Pixels of the input per cell of a base CAM."""
@@ -25,16 +26,16 @@ class ClipSeg(nn.Module):
     """A frozen CLIPSeg.
 
     Args:
-        model: a `CLIPSegForImageSegmentation`.
+        model: a `CLIPSegForImageSegmentation` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
         side: pixels of its square input, 352 for the published models.
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour], side: int) -> None:
-        """Freeze the model."""
+        """Keep the model and its input."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.tokenizer, self.normalisation, self.side = tokenizer, normalisation, side
         self.patch = int(model.config.vision_config.patch_size)
 
@@ -68,7 +69,7 @@ class ClipSeg(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Tensor], features: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """How well each place of an image fits a phrase.
+        """The probability that a cell of an image belongs to a phrase.
 
         Args:
             images: each (3, side, side), of `prepare`.

@@ -16,7 +16,7 @@ def phrase_pairs(asked: Tensor, classes: Sequence[int]) -> list[tuple[int, int]]
 def phrase_maps(
     make: Callable[[list[tuple[int, int]]], Tensor], asked: Tensor, classes: Sequence[int]
 ) -> list[tuple[tuple[int, ...], Tensor]]:
-    """How well each place fits the classes that are asked for: the highest map of a class's phrases.
+    """The maps of the classes that are asked for: at each cell the highest value of the class's phrases.
 
     Args:
         make: the maps of P pairs of an image and a phrase, (P, h, w) float32 in [0, 1].

@@ -11,17 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tag2mask.cams.clip.model import Precision
-from tag2mask.cams.inputs import model_input, tokens
+from tag2mask.cams.inputs import tokens
 from tag2mask.cams.phrases import phrase_pairs
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import quiet
+from tag2mask.networks.pretrained import model_input
 
 SAM3_CLASSES = {"sam3": ("Sam3Config", "Sam3Model"), "sam3_video": ("Sam3Config", "Sam3Model")}
 """The classes of `transformers` for the configuration and for the model, by the `model_type`.
 
 The weights of `facebook/sam3` are those of `sam3_video`, a `sam3` and a tracker, which is not loaded.
 """
+
+SAM3_PRECISION: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16"}
+"""The precision that the model runs in, by the one asked for: it was not trained in fp16."""
 
 _MOST_PHRASES = 4
 """Phrases that are decoded together: each takes about 0.5 GB at 1008 pixels."""
@@ -40,7 +44,7 @@ class Sam3Texts:
 
 @dataclass(frozen=True)
 class Sam3Output:
-    """What the model says of P pairs of an image and a phrase, on its device."""
+    """Output for P pairs of an image and a phrase, on the model's device."""
 
     semantic: Tensor  # (P, h, w) float32 in [0, 1]: the phrase fits the place
     masks: Tensor  # (P, Q, h, w) float32 in [0, 1], of the queries
@@ -61,15 +65,15 @@ class Sam3(nn.Module):
     """A frozen SAM 3.
 
     Args:
-        model: a `Sam3Model`.
+        model: a `Sam3Model` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour]) -> None:
-        """Freeze the model, and let it compute attention without storing it."""
+        """Let the model compute attention without storing it."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         with quiet():
             self.model.set_attn_implementation("sdpa")
         self.tokenizer, self.normalisation = tokenizer, normalisation
@@ -84,8 +88,9 @@ class Sam3(nn.Module):
         return device
 
     def precision(self, name: Precision) -> "Sam3":
-        """Run the model in fp32, or in bf16 where that is safe: fp16, which it was not trained in, stands for bf16."""
-        self.dtype = None if name == "fp32" else torch.bfloat16
+        """Run the model in fp32, or in bf16 where that is safe; `SAM3_PRECISION`."""
+        found = SAM3_PRECISION[name]
+        self.dtype = None if found == "fp32" else DTYPES[found]
         return self
 
     def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
@@ -107,7 +112,7 @@ class Sam3(nn.Module):
     def outputs(
         self, images: Sequence[Tensor], texts: Sam3Texts, pairs: Sequence[tuple[int, int]]
     ) -> Iterator[Sam3Output]:
-        """What the model says of P pairs of an image and a phrase, both as indices, a few pairs at a time.
+        """Output for P pairs of an image and a phrase, both as indices, a few pairs at a time.
 
         Source: the post-processing of `transformers` for sigmoids, and for scores times presence.
         """
@@ -139,7 +144,7 @@ class Sam3(nn.Module):
             )
 
     def probabilities(self, images: Sequence[Tensor], texts: Sam3Texts, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """How sure the model is that a place of an image belongs to a phrase.
+        """The probability that a cell of an image belongs to a phrase.
 
         The semantic map times presence or, where that is higher, a query's mask times its score.
 

@@ -11,19 +11,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.cams.clip.clip_es import class_scores, clip_cams
-from tag2mask.cams.clip.model import Clip, Precision, load_text_model, model_precision
+from tag2mask.cams.clip.model import Clip
 from tag2mask.cams.clip.prompts import Prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.clipseg import ClipSeg
 from tag2mask.cams.phrases import phrase_maps
-from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3
+from tag2mask.cams.sam3 import SAM3_CLASSES, SAM3_PRECISION, Sam3
+from tag2mask.cams.text_models import Precision, load_text_model, model_precision
 from tag2mask.cams.tips import Tips
-from tag2mask.core.errors import UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
-from tag2mask.networks.backbones.hub import local_folder, read_input_side, read_model_config, read_normalisation
+from tag2mask.networks.backbones.hub import (
+    TOKENIZER_FILES,
+    local_folder,
+    read_input_side,
+    read_model_config,
+    read_normalisation,
+)
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.pretrained import model_digest
+from tag2mask.networks.pretrained import find_type, model_digest
 
 ImageCams = list[tuple[tuple[int, ...], Tensor]]
 """For each image its classes, from 0, ascending, and their CAMs, (J, h, w) float32 in [0, 1]."""
@@ -36,7 +43,7 @@ ScoreMaker = Callable[[Sequence[Tensor]], Tensor]
 
 
 class TextImageModel(Protocol):
-    """What the models have in common."""
+    """Interface of the models."""
 
     def precision(self, name: Precision) -> object:
         """Run the image side in fp32, bf16 or fp16."""
@@ -57,11 +64,11 @@ _CLASSES = {
 """The classes of `transformers` for the configuration and for the model, by the `model_type`."""
 
 READ_BY_MODEL = {
-    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side"),
-    "clipseg": ("prompts",),
-    "sam3": ("prompts",),
-    "sam3_video": ("prompts",),
-    "tipsv2": ("template", "prompts", "background", "long_side"),
+    "clip": ("template", "prompts", "background", "affinity", "box_threshold", "long_side", "precision"),
+    "clipseg": ("prompts", "precision"),
+    "sam3": ("prompts", "precision_of_sam3"),
+    "sam3_video": ("prompts", "precision_of_sam3"),
+    "tipsv2": ("template", "prompts", "background", "long_side", "precision"),
 }
 """The settings of `seeds`, and the parts of its prompts, that the base CAMs of each `model_type` depend on."""
 
@@ -71,10 +78,10 @@ class SeedModel:
     """A model that makes base CAMs.
 
     Attributes:
-        cams: base CAMs of tags: the maximum of each is 1, as the tag vouches for the class.
-        scores: how sure the model is that an image has a class; a `UsageError` if it needs background words, and there
-            are none.
-        probabilities: maps of classes that may be absent: the probability of each place; None: the model has none.
+        model: prepares images, and computes.
+        cams: base CAMs of tags, which are in the image: the maximum of each is 1.
+        scores: of all classes, the higher the likelier that the image shows the class.
+        probabilities: maps of classes that may be absent: the probability of each cell; None: the model has none.
         reads_background: whether background words compete with the classes.
     """
 
@@ -85,30 +92,47 @@ class SeedModel:
     reads_background: bool = False
 
 
-def seed_fingerprint(settings: SeedSettings, prompts: Prompts) -> dict[str, Any]:
-    """What the base CAMs depend on, besides classes and precision; no model is loaded or fetched.
+def seed_fingerprint(settings: SeedSettings, prompts: Prompts, device: torch.device) -> dict[str, Any]:
+    """What the base CAMs depend on, besides classes; no model is loaded or fetched.
 
-    Of a model that is not on this machine, only the name is known.
+    Of a model that is not on this machine, these are the settings that any model reads.
     """
-    folder, every = local_folder(settings.model), {name for names in READ_BY_MODEL.values() for name in names}
+    folder, precision = local_folder(settings.model, TOKENIZER_FILES), model_precision(settings.precision, device)
+    given = {"precision": precision, "precision_of_sam3": SAM3_PRECISION[precision]}
+    values = {**plain(settings), **plain(prompts), **given}
     if folder is None:
-        return {"model": settings.model, **dict.fromkeys(("model_files", *sorted(every)), UNKNOWN)}
-    read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
-    values = {**plain(settings), **plain(prompts)}
-    return {"model": settings.model, "model_files": model_digest(folder), **{name: values[name] for name in read}}
+        files, read = UNKNOWN, tuple(sorted({name for names in READ_BY_MODEL.values() for name in names}))
+    else:
+        files = model_digest(folder)
+        read = READ_BY_MODEL.get(read_model_config(folder, "seeds.model")["model_type"], ())
+    return {"model": settings.model, "model_files": files, **{name: values[name] for name in read}}
 
 
 def load_seed_model(
-    settings: SeedSettings, prompts: Prompts, device: torch.device, *, notify: Notify | None = None
+    settings: SeedSettings,
+    prompts: Prompts,
+    device: torch.device,
+    *,
+    scores: bool = False,
+    notify: Notify | None = None,
 ) -> SeedModel:
     """The model of ``settings``, which has read the prompts.
 
+    Args:
+        settings: the model, and how it makes CAMs.
+        prompts: of the classes.
+        device: that computes.
+        scores: whether its `scores` are read, for which a CLIP needs background words.
+        notify: called before a download; None logs a warning.
+
     Raises:
-        UsageError: it is not one of the known models, files are missing, or prompts are too long.
+        UsageError: it is not one of the known models, files are missing, or prompts are missing or too long.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
+    kind = find_type(settings.model, _CLASSES, "seeds.model", notify=notify)
+    _check_prompts(kind, settings, prompts, scores=scores)
     model, tokenizer, folder = load_text_model(settings.model, _CLASSES, notify=notify)
-    kind = model.config.model_type
+    kind = model.config.model_type  # in memory, a SAM 3 of a video model is a `sam3`
     if kind == "clip":
         found = _clip(Clip(model, tokenizer).to(device), settings, prompts)
     else:
@@ -124,13 +148,26 @@ def load_seed_model(
     return found
 
 
-def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
-    texts, background = text_ensembles(clip, prompts)
-    if settings.affinity == "cda" and len(texts) + len(background) == 1:
+def _check_prompts(kind: str, settings: SeedSettings, prompts: Prompts, *, scores: bool) -> None:
+    """Check that there are words for the type of model, before its weights are fetched."""
+    none = "and there are none; list some"
+    if kind in ("clipseg", *SAM3_CLASSES):
+        prompts.phrases()
+    elif prompts.background:
+        return
+    elif kind == "tipsv2":
+        raise UsageError(f"seeds.prompts: TIPSv2 compares with background words, {none}")
+    elif scores:
+        raise UsageError(f"seeds.prompts: scores are against background words, {none}")
+    elif settings.affinity == "cda" and len(prompts.prompts) == 1:
         raise UsageError(
             "seeds.affinity: cda compares patches by all classes and background words, and there is a single class; "
             "list background words in seeds.prompts, or take caa"
         )
+
+
+def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
+    texts, background = text_ensembles(clip, prompts)
 
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         found = clip_cams(
@@ -139,8 +176,6 @@ def _clip(clip: Clip, settings: SeedSettings, prompts: Prompts) -> SeedModel:
         return [(own.labels, own.cams) for own in found]
 
     def scores(images: Sequence[Tensor]) -> Tensor:
-        if not len(background):
-            raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
         return torch.stack(class_scores(clip, images, texts, background)).mean(0)
 
     return SeedModel(clip, cams, scores, reads_background=True)
@@ -170,8 +205,6 @@ def _by_phrases(model: Any, prompts: Prompts) -> SeedModel:
 
 
 def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
-    if not prompts.background:
-        raise UsageError("seeds.prompts: TIPSv2 compares with background words, and there are none; list some")
     texts, background = text_ensembles(tips, prompts)
 
     def probabilities(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
@@ -187,18 +220,26 @@ def _tips(tips: Tips, prompts: Prompts) -> SeedModel:
 def _of_maps(
     model: TextImageModel, probabilities: MapMaker, classes: int, *, reads_background: bool = False
 ) -> SeedModel:
-    """A model whose maps are probabilities: base CAMs are these divided by their maximum, which is the score.
+    """A model whose maps are probabilities: base CAMs are these divided by their maximum, and scores are the maxima.
+
+    A `Tag2maskError` for maps with NaN, which no threshold finds.
 
     Source: ours.
     """
 
+    def checked(images: Sequence[Tensor], asked: Tensor) -> ImageCams:
+        found = probabilities(images, asked)
+        if not all(maps.isfinite().all() for _, maps in found):
+            raise Tag2maskError("seeds.precision: the model's maps hold NaN; use --seeds.precision fp32")
+        return found
+
     def cams(images: Sequence[Tensor], tags: Tensor) -> ImageCams:
         least = torch.finfo(torch.float32).tiny
-        found = probabilities(images, tags)
+        found = checked(images, tags)
         return [(labels, maps / maps.amax((1, 2), keepdim=True).clamp_min(least)) for labels, maps in found]
 
     def scores(images: Sequence[Tensor]) -> Tensor:
         asked = torch.ones(len(images), classes, dtype=torch.bool)
-        return torch.stack([maps.amax((1, 2)) for _, maps in probabilities(images, asked)])
+        return torch.stack([maps.amax((1, 2)) for _, maps in checked(images, asked)])
 
-    return SeedModel(model, cams, scores, probabilities, reads_background)
+    return SeedModel(model, cams, scores, checked, reads_background)

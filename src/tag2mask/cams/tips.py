@@ -10,24 +10,25 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import DTYPES, Precision
-from tag2mask.cams.inputs import model_input, patch_grid, tokens
+from tag2mask.cams.inputs import patch_grid, tokens
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import Colour
+from tag2mask.networks.pretrained import model_input
 
 
 class Tips(nn.Module):
     """A frozen TIPSv2.
 
     Args:
-        model: a `Tipsv2Model`.
+        model: a `Tipsv2Model` of `load_pretrained`.
         tokenizer: of its texts.
         normalisation: mean and standard deviation of its input, RGB in [0, 1]; 0 and 1 for the published models.
     """
 
     def __init__(self, model: Any, tokenizer: Any, normalisation: tuple[Colour, Colour]) -> None:
-        """Freeze the model, and let it compute attention without storing it."""
+        """Let the model compute attention without storing it."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.model.set_attn_implementation("sdpa")
         self.tokenizer, self.normalisation = tokenizer, normalisation
         self.patch = int(model.config.vision_config.patch_size)

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tag2mask.cams.clip.model import TOKENIZER_FILES
 from tag2mask.cams.sam3 import SAM3_CLASSES
 from tag2mask.doctor.findings import Finding, Weights
-from tag2mask.networks.backbones.hub import cached_folder, licence_note, read_model_config
+from tag2mask.networks.backbones.hub import TOKENIZER_FILES, cached_folder, licence_note, read_model_config
 from tag2mask.networks.backbones.registry import NAMES, family_of
 from tag2mask.runs.config import Config
 
@@ -68,6 +67,5 @@ def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) ->
         return Finding(f"the folder {name}")
     if cached_folder(name, weights, also) is not None:
         return Finding(f"{name} is on this machine")
-    licence = f" ({note})" if (note := licence_note(name)) else ""
-    message = f"{name} is not on this machine; it is downloaded when it is first needed{licence}"
+    message = f"{name} is not on this machine; it is downloaded when it is first needed ({licence_note(name)})"
     return Finding(message, "download", f"hf download {name}, or without a network --{setting} FOLDER")

@@ -1,4 +1,4 @@
-"""Whole models of `transformers` with their weights: text-image models, and models that are asked for masks."""
+"""Whole models of `transformers`, for texts and images or for masks: their weights, and images as their input."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,49 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
+from torch import Tensor
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.core.provenance import crc_of
-from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder, weight_files
+from tag2mask.networks.backbones.base import Colour
+from tag2mask.networks.backbones.hub import (
+    CONFIG,
+    PREPROCESSOR,
+    TOKENIZER_FILES,
+    check_parameters,
+    quiet,
+    read_model_config,
+    resolve_folder,
+    weight_files,
+)
 from tag2mask.networks.backbones.weights import Notify, library_reason
+
+
+def find_type(name: str, classes: Mapping[str, tuple[str, str]], setting: str, *, notify: Notify | None = None) -> str:
+    """The `model_type` of a model, of whose files only the configuration is fetched; arguments as in `load_pretrained`.
+
+    Raises:
+        UsageError: it is not allowed, the installed `transformers` lacks it, or the configuration is missing.
+        Tag2maskError: it could not be fetched.
+    """
+    import transformers
+
+    folder = resolve_folder(name, weights=False, setting=setting, notify=notify)
+    kind: str = read_model_config(folder, setting)["model_type"]
+    if kind not in classes:
+        allowed = " or ".join(f"'{each}'" for each in classes)
+        raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
+    if not all(hasattr(transformers, each) for each in classes[kind]):
+        raise UsageError(
+            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
+            "`pip install --upgrade transformers`"
+        )
+    return kind
 
 
 def load_pretrained(
@@ -43,16 +79,9 @@ def load_pretrained(
     """
     import transformers
 
+    kind = find_type(name, classes, setting, notify=notify)
     folder = resolve_folder(name, weights=True, setting=setting, also=also, notify=notify)
     values = read_model_config(folder, setting)
-    if (kind := values["model_type"]) not in classes:
-        allowed = " or ".join(f"'{each}'" for each in classes)
-        raise UsageError(f"{setting}: {name} is a model of type '{kind}', it should be {allowed}")
-    if not all(hasattr(transformers, each) for each in classes[kind]):
-        raise UsageError(
-            f"{setting}: transformers {transformers.__version__} has no models of type '{kind}'; update it with "
-            "`pip install --upgrade transformers`"
-        )
     config_class, model_class = (getattr(transformers, each) for each in classes[kind])
     try:
         check_parameters(lambda: model_class(config_class.from_dict(values)), folder, setting)
@@ -75,9 +104,19 @@ def load_pretrained(
     return model.eval().requires_grad_(False), folder
 
 
+def model_input(
+    image: npt.NDArray[np.uint8], size: tuple[int, int], normalisation: tuple[Colour, Colour], resampling: int
+) -> Tensor:
+    """An RGB image, uint8 (H, W, 3), resized by a filter of Pillow, float32 (3, h, w), normalised."""
+    pixels = Image.fromarray(image).resize(size[::-1], Image.Resampling(resampling))
+    mean, std = (np.array(values, np.float32) for values in normalisation)
+    normalised = (np.asarray(pixels, dtype=np.float32) / 255 - mean) / std
+    return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+
+
 def model_digest(folder: Path) -> str:
-    """A digest of the content of a model's files: configuration, preprocessor, tokenizer and weights."""
-    small = (path.name for path in folder.iterdir() if path.suffix in (".json", ".model", ".txt"))
+    """A digest of the content of the files that are read: configuration, preprocessor, tokenizer and weights."""
+    small = [name for name in (CONFIG, PREPROCESSOR, *TOKENIZER_FILES) if (folder / name).is_file()]
     paths = [folder / name for name in sorted({*small, *weight_files(folder)})]
     contents = [(path.name, _crc(path, path.stat().st_size, path.stat().st_mtime_ns)) for path in paths]
     return f"{zlib.crc32(repr(contents).encode()):08x}"

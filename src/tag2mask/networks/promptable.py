@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tag2mask.networks.backbones.base import Colour
 from tag2mask.networks.backbones.hub import read_normalisation
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.pretrained import load_pretrained
+from tag2mask.networks.pretrained import load_pretrained, model_input
 
 OBJECT = 1
 """The label of a point on the object; 0 is that of a point outside it. Source: `transformers`."""
@@ -60,15 +60,15 @@ class Promptable(nn.Module):
     """A frozen model of the SAM family.
 
     Args:
-        model: a `Sam2Model`, `SamModel`, `SamHQModel` or `EdgeTamModel`.
+        model: a `Sam2Model`, `SamModel`, `SamHQModel` or `EdgeTamModel` of `load_pretrained`.
         normalisation: mean and standard deviation of its input, RGB in [0, 1].
         padded: whether its input keeps the image's proportions and is padded right and below.
     """
 
     def __init__(self, model: Any, normalisation: tuple[Colour, Colour], *, padded: bool) -> None:
-        """Freeze the model."""
+        """Keep the model and its input."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.normalisation, self.padded = normalisation, padded
         self.side = int(model.prompt_encoder.input_image_size)
 
@@ -86,9 +86,7 @@ class Promptable(nn.Module):
         if self.padded:
             scale = self.side / max(height, width)
             scaled = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
-        resized = Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR)
-        mean, std = (np.array(values, np.float32) for values in self.normalisation)
-        pixels = torch.from_numpy((np.asarray(resized, dtype=np.float32) / 255 - mean) / std).permute(2, 0, 1)
+        pixels = model_input(image, scaled, self.normalisation, Image.Resampling.BILINEAR)
         pixels = F.pad(pixels, (0, self.side - scaled[1], 0, self.side - scaled[0]))
         found = self.model.get_image_embeddings(pixels[None].to(self.device))
         features = {"image_embeddings": found}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import load_text_model, model_precision
 from tag2mask.cams.clip.prompts import Prompts, read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3, found_masks
+from tag2mask.cams.text_models import load_text_model, model_precision
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.backbones.hub import local_folder, read_model_config, read_normalisation, resolve_folder
@@ -29,16 +29,15 @@ def proposal_fingerprint(
     """What proposals depend on, besides CAMs and CRF; no model is loaded or fetched.
 
     Returns:
-        a digest of the model's files, and the settings of `seeds` that the model reads, which are those of SAM 3; of a
-        model that is not on this machine, nothing is known.
+        a digest of the model's files, and the settings of `seeds` that the model reads: those of SAM 3 also for a model
+        that is not on this machine, of which only the record knows what it reads.
     """
     folder = local_folder(name)
-    if folder is None:
-        return UNKNOWN, dict.fromkeys(("prompts", "precision"), UNKNOWN)
-    if read_model_config(folder, _SETTING)["model_type"] not in SAM3_CLASSES:
+    if folder is not None and read_model_config(folder, _SETTING)["model_type"] not in SAM3_CLASSES:
         return model_digest(folder), {}
     words = plain(read_prompts(seeds.prompts, classes))["prompts"]
-    return model_digest(folder), {"prompts": words, "precision": model_precision(seeds.precision, device)}
+    read = {"prompts": words, "precision": model_precision(seeds.precision, device)}
+    return UNKNOWN if folder is None else model_digest(folder), read
 
 
 def load_proposals(

@@ -162,7 +162,8 @@ class RunFolder:
             self._refuse(stage, _differences(recorded, entry))
         for output in stage.outputs:
             remove_partial(self.path / output)
-        fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+        made = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+        fingerprint = made if recorded is None else recorded["fingerprint"]  # also if a model has moved
         write_json(self / f"{name}/stage.json", {**entry, "fingerprint": fingerprint})
 
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,16 +377,30 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool
     if old.get("version") != new["version"]:
         found.append(f"written by version {old.get('version')} of this stage, now {new['version']}")
     before, after = old.get("settings", {}), new["settings"]
-    found += _changes(before, after, [*after, *(name for name in before if name not in after)])
+    found += _changes(before, after)
     read = old.get("inputs", {})
     changed = [name for name, value in new["inputs"].items() if read.get(name) != value] if inputs else []
     return [*found, *(f"its input '{name}' was made again since" for name in changed)]
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The settings that changed.
+
+    A setting NAME that gives a model is the same where NAME_files, the digest of the model's files, is. Of a model that
+    is not on this machine the digest is `UNKNOWN`, and so is which settings it reads: those in the record are compared.
+    """
+    absent = UNKNOWN in after.values()
+    names = [name for name in after if name in before or not absent]
+    names += [name for name in before if name not in after]
+
+    def is_same(name: str) -> bool:
+        if before.get(name) == after.get(name) or after.get(name) == UNKNOWN:
+            return True
+        files = f"{name}_files"
+        return files in before and before[files] == after.get(files)
 
     def shown(values: Mapping[str, Any], name: str) -> str:
         return repr(values[name]) if name in values else "at its default"
 
-    changed = [name for name in names if before.get(name) != after.get(name) and after.get(name) != UNKNOWN]
+    changed = (name for name in names if not is_same(name))
     return [f"{name} was {shown(before, name)} and is {shown(after, name)}" for name in changed]

@@ -1,17 +1,18 @@
-"""The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
+"""The stage `seeds`: base CAMs from a text-image model, or from CLIP-ES's files, and their export."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.prompts import read_prompts
+from tag2mask.cams.inputs import patch_grid
 from tag2mask.cams.seed_models import TextImageModel, load_seed_model, seed_fingerprint
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
@@ -23,7 +24,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
-from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
+from tag2mask.runs.batches import Batches, readable, with_sizes
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import reading_workers, run_images
@@ -66,8 +67,7 @@ class Seeds(Stage):
         if own.from_npy is not None:
             return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
         prompts = read_prompts(own.prompts, images.classes)
-        precision = model_precision(own.precision, resolve_device(config.device))
-        return {"classes": classes, "seeds": {**seed_fingerprint(own, prompts), "precision": precision}}
+        return {"classes": classes, "seeds": seed_fingerprint(own, prompts, resolve_device(config.device))}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the folder of imported base CAMs."""
@@ -117,8 +117,9 @@ def _make(
     prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
     damaged = images.corrections.damaged
-    if not any(_missing(item, run) for item in images.items if item.id not in damaged):
-        result.skipped = len(images.items)  # without the model, which may be large, or not on this machine
+    mine = _in_blocks(images.items, config, result)[0].filter(lambda item: item.id not in damaged)
+    if not any(_missing(item, run) for item in mine):
+        result.skipped = len(mine)  # without the model, which may be large, or not on this machine
         return
     device = resolve_device(config.device)
     found = load_seed_model(settings, prompts, device, notify=lambda text: console.print(text, highlight=False))
@@ -231,16 +232,31 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
     return found is None or found.ids != item.tags or not is_of_image(found.image, item.path, path)
 
 
+def _in_blocks(items: Images, config: Config, result: StageResult) -> tuple[Images, npt.NDArray[np.int64]]:
+    """This shard's readable images in blocks of similar size, and height << 32 | width of each; without the model."""
+    sound, sizes = with_sizes(items, config, result)
+    cells = _counts(sizes, lambda size: patch_grid(size, GRID_CELL, config.seeds.long_side))
+    number, shards = config.shard_of()
+    order = np.argsort(cells, kind="stable")
+    mine = order[np.arange(len(order)) // _BLOCK % shards == number - 1]
+    return sound.take(mine), sizes[mine]
+
+
+def _counts(sizes: npt.NDArray[np.int64], grid: Callable[[tuple[int, int]], tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """The number of cells of each image's grid, int64 (N,)."""
+    grids = (grid((size >> 32, size & 0xFFFFFFFF)) for size in sizes.tolist())
+    return np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
+
+
 def batches_by_patches(model: TextImageModel, items: Images, config: Config, result: StageResult) -> Batches:
     """This shard's batches of images with about as many patches; they do not depend on which images are done."""
-    sound, sizes = with_sizes(items, config, result)
-    grids = (model.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
-    patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
-    ordered, counts = sorted_by(sound, patches)
+    mine, sizes = _in_blocks(items, config, result)
+    counts = _counts(sizes, lambda size: model.grid(size, config.seeds.long_side))
+    order = np.lexsort((counts, np.arange(len(counts)) // _BLOCK))
+    ordered, counts = mine.take(order), counts[order]
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
-    number, shards = config.shard_of()
     spans: list[tuple[int, int]] = []
-    for block in range((number - 1) * _BLOCK, len(counts), shards * _BLOCK):
+    for block in range(0, len(counts), _BLOCK):
         start, stop = block, min(block + _BLOCK, len(counts))
         for place in range(block, stop):
             count = int(counts[place])

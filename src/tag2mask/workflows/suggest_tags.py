@@ -50,7 +50,9 @@ def suggest_tags(
     images = find_images(place).items[: config.limit]
     prompts = read_prompts(config.seeds.prompts, names)
     result, device = StageResult("tags"), resolve_device(config.device)
-    found = load_seed_model(config.seeds, prompts, device, notify=lambda text: console.print(text, highlight=False))
+    found = load_seed_model(
+        config.seeds, prompts, device, scores=True, notify=lambda text: console.print(text, highlight=False)
+    )
     result.notes += prompts.notices if found.reads_background else []
     rows: dict[Path, list[str]] = {}
     batches = batches_by_patches(found.model, images, config, result)

@@ -4,11 +4,9 @@ The image side runs the library's modules one by one, since its forward pass lac
 head-averaged attention of selected blocks, and images of several sizes in one batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,26 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.cams.inputs import model_input, patch_grid, tokens
-from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.machine_errors import is_machine_error
+from tag2mask.cams.inputs import patch_grid, tokens
+from tag2mask.cams.text_models import DTYPES, Precision
 from tag2mask.networks.backbones.base import CLIP_MEAN, CLIP_STD
-from tag2mask.networks.backbones.hub import PREPROCESSOR
-from tag2mask.networks.backbones.weights import Notify, library_reason
-from tag2mask.networks.pretrained import load_pretrained
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.model",
-)
-
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type of numbers of each precision."""
+from tag2mask.networks.pretrained import model_input
 
 _LARGEST_ATTENTION = 1 << 25
 """Most entries of attention (heads, n, n) at a time on a CPU, so that they fit its caches."""
@@ -211,69 +193,3 @@ def images_per_chunk(query: Tensor) -> int:
     if query.device.type != "cpu":
         return len(query)
     return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
-
-
-def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
-    """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
-    if name == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    return name
-
-
-def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
-    """A CLIP from a local folder or by name, on the CPU in fp32; errors as in `load_text_model`."""
-    model, tokenizer, _ = load_text_model(name, {"clip": ("CLIPConfig", "CLIPModel")}, notify=notify)
-    return Clip(model, tokenizer)
-
-
-def load_text_model(
-    name: str, classes: Mapping[str, tuple[str, str]], setting: str = "seeds.model", *, notify: Notify | None = None
-) -> tuple[Any, Any, Path]:
-    """A text-image model with its tokenizer, on the CPU in fp32; arguments as in `load_pretrained`.
-
-    Returns:
-        the model, its tokenizer, and its folder.
-
-    Raises:
-        UsageError: it is of another type, or files or packages are missing.
-        Tag2maskError: it could not be fetched, or its weights or its tokenizer do not fit.
-    """
-    import transformers
-
-    model, folder = load_pretrained(name, classes, setting, also=(*TOKENIZER_FILES, PREPROCESSOR), notify=notify)
-    is_tips = model.config.model_type == "tipsv2"
-    kind = transformers.Tipsv2Tokenizer if is_tips else transformers.CLIPTokenizer
-    if not (folder / "tokenizer.json").is_file():
-        parts = ("tokenizer.model",) if is_tips else ("vocab.json", "merges.txt")
-        if not all((folder / part).is_file() for part in parts):  # the library would read it as one without words
-            wanted = " and ".join(parts)
-            raise UsageError(f"{setting}: {folder} has no tokenizer.json and no {wanted}; fetch the model again")
-        if is_tips:
-            _check_sentencepiece(folder)
-    try:
-        tokenizer = kind.from_pretrained(folder)
-    except Exception as error:  # the library raises errors of many kinds
-        if is_machine_error(error):
-            raise
-        reason = library_reason(error)
-        raise Tag2maskError(f"{setting}: {folder} could not be loaded ({reason}); fetch it again") from error
-    if len(tokenizer) > model.config.text_config.vocab_size:
-        raise Tag2maskError(f"{setting}: the tokenizer in {folder} has more tokens than the model; fetch it again")
-    return model, tokenizer, folder
-
-
-def _check_sentencepiece(folder: Path) -> None:
-    """Check that the library can read a tokenizer that is a file of SentencePiece."""
-    if lacking := [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]:
-        packages = " ".join(name.removeprefix("google.") for name in lacking)
-        raise UsageError(
-            f"seeds.model: {folder / 'tokenizer.model'} cannot be read without further packages; install them with "
-            f"`pip install {packages}`, or give a folder with a tokenizer.json"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package that it is a part of
-        return False

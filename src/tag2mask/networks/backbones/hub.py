@@ -24,6 +24,14 @@ from tag2mask.networks.backbones.weights import Notify
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+)
 WEIGHTS = {
     "model.safetensors": "",
     "model.safetensors.index.json": "model-*-of-*.safetensors",
@@ -60,7 +68,6 @@ _LICENCES = {
     "facebook/sam2": ("Apache-2.0", False),
     "facebook/sam3": ("SAM License", True),
     "google/tipsv2": ("Apache-2.0", False),
-    "tue-mps/coco_panoptic_eomt": ("MIT", False),
 }
 """The licence of the weights, and whether they are gated, by the beginning of the name on the hub."""
 
@@ -265,12 +272,12 @@ def weight_files(folder: Path) -> list[str]:
     return []
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder of a model that is on this machine, given by folder or by name on the hub; nothing is fetched."""
+def local_folder(name: str, also: Sequence[str] = ()) -> Path | None:
+    """The folder of a model that is on this machine, as `resolve_folder` takes it; nothing is fetched."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder if (folder / CONFIG).is_file() else None
-    return cached_folder(name, True, ())
+    return cached_folder(name, True, also)
 
 
 def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
@@ -286,26 +293,23 @@ def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
     return folder if complete and (not also or any((folder / file).is_file() for file in also)) else None
 
 
-def licence_note(name: str) -> str:
-    """The licence and the gate of a model's weights; empty if they are not known."""
-    licence, gated = next((kind for prefix, kind in _LICENCES.items() if name.startswith(prefix)), ("", False))
-    return f"{licence}, {_how_to_enter(name)}" if gated else licence
-
-
-def _how_to_enter(name: str) -> str:
-    return f"gated: ask for access at https://huggingface.co/{name} and log in with `hf auth login`"
+def licence_note(name: str, *, gated: bool = False) -> str:
+    """The licence of a model's weights, or its page if the licence is not known, and the gate."""
+    page = f"https://huggingface.co/{name}"
+    known = (kind for prefix, kind in _LICENCES.items() if name.startswith(prefix))
+    licence, closed = next(known, (f"see {page}", False))
+    access = f", gated: ask for access at {page} and log in with `hf auth login`"
+    return f"licence: {licence}{access if gated or closed else ''}"
 
 
 def _cause(name: str, error: Exception) -> str:
-    """Why a model may not have come, as a part of a sentence; empty if nothing is known."""
+    """The cause of a failed download, or the licence, as a part of a sentence."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if note := licence_note(name):
-        return f"; licence: {note}"
-    if isinstance(error, GatedRepoError):
-        return f"; it is {_how_to_enter(name)}"
-    absent = isinstance(error, RepositoryNotFoundError)
-    return "; the hub has no such model, or shows it only after `hf auth login`" if absent else ""
+    gated = isinstance(error, GatedRepoError)
+    if isinstance(error, RepositoryNotFoundError) and not gated:  # a gated model's error is of both types
+        return "the hub has no such model, or shows it only after `hf auth login`"
+    return licence_note(name, gated=gated)
 
 
 def _download(name: str, weights: bool, setting: str, also: Sequence[str], notify: Notify) -> Path:
@@ -317,15 +321,14 @@ def _download(name: str, weights: bool, setting: str, also: Sequence[str], notif
         sizes = {file.rfilename: file.size or 0 for file in listed}
         wanted = [*_wanted(list(sizes), weights), *(file for file in also if file in sizes)]
         megabytes = sum(sizes[file] for file in wanted) / 2**20
-        licence = f"; licence: {note}" if (note := licence_note(name)) else ""
-        files = ", ".join(wanted)
-        notify(f"downloading {files} ({megabytes:.1f} MiB) of {address} to {constants.HF_HUB_CACHE}{licence}")
+        size, to = f"{megabytes:.1f} MiB", constants.HF_HUB_CACHE
+        notify(f"downloading {', '.join(wanted)} ({size}) of {address} to {to}; {licence_note(name)}")
         folder = Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises errors of several libraries, which vary by version
         reason = str(error).strip().partition("\n")[0]
         raise Tag2maskError(
             f"the model {name} is not on this machine and could not be fetched from {address} ({type(error).__name__}: "
-            f"{reason}){_cause(name, error)}; give a folder that holds it, as `--{setting} FOLDER`"
+            f"{reason}); {_cause(name, error)}; give a folder that holds it, as `--{setting} FOLDER`"
         ) from error
     if not (folder / CONFIG).is_file() or (weights and not weight_files(folder)):
         raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and model.safetensors)")
