@@ -30,6 +30,8 @@ TINY = {
     "--cams.scales": "[1.0]",
     "--cams.long_side": "null",
     "--cams.batch_size": "3",
+    "--cams.precision": "fp32",
+    "--predict.precision": "fp32",
     "--refine.method": "argmax",
     "--refine.long_side": "1024",
     "--workers": "0",

@@ -175,7 +175,7 @@ def test_the_python_for_engineers_runs_and_onnx_says_what_torch_says(
     expected = tag2mask.load("runs/mine", device="cpu").predict("one.jpg")
     assert len(np.unique(expected)) > 1
     assert names["from_onnx"].shape == expected.shape
-    assert (names["from_onnx"] == expected).mean() > 0.999
+    assert (names["from_onnx"] == expected).mean() > 0.99  # bf16 where the machine has it
 
 
 def test_notebooks_are_stored_without_what_they_said() -> None:

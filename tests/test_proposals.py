@@ -224,5 +224,5 @@ def test_the_fingerprint_follows_the_files_and_for_sam3_words_and_precision(tmp_
     sam3 = tiny_folder(tmp_path / "sam3", tiny_sam3(3))
     _, read = of(sam3, "dab", "fen", prompts=str(tmp_path / "words.yaml"))
     assert json.loads(json.dumps(read)) == read == {"prompts": [["a dab", "flatfish"], "fen"], "precision": "fp32"}
-    assert of(sam3, "dab", "fen", precision="fp16")[1] == {"prompts": ["dab", "fen"], "precision": "fp16"}
-    assert of("nobody/nothing", "dab") == (UNKNOWN, {"prompts": UNKNOWN, "precision": UNKNOWN})
+    assert of(sam3, "dab", "fen", precision="fp16")[1] == {"prompts": ["dab", "fen"], "precision": "bf16"}
+    assert of("nobody/nothing", "dab") == (UNKNOWN, {"prompts": ["dab"], "precision": "fp32"})

@@ -173,7 +173,7 @@ def test_masks_by_proposals_resume_and_are_shared_out(
     changed = 0
     images = open_images(DataSettings(root=scenes, split="train"))
     propose = load_proposals(str(folder), SeedSettings(), images.classes, torch.device("cpu"))
-    for item in images.items[:3]:
+    for item in images.items:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")
         image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
         maps = ClassMaps(torch.from_numpy(cam.ids).byte(), torch.from_numpy(cam.cams).float()).resized(cam.size)

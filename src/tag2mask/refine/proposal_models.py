@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tag2mask.cams.clip.prompts import Prompts, read_prompts
 from tag2mask.cams.clip.settings import SeedSettings
-from tag2mask.cams.sam3 import SAM3_CLASSES, Sam3, found_masks
+from tag2mask.cams.sam3 import SAM3_CLASSES, SAM3_PRECISION, Sam3, found_masks
 from tag2mask.cams.text_models import load_text_model, model_precision
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
@@ -36,7 +36,7 @@ def proposal_fingerprint(
     if folder is not None and read_model_config(folder, _SETTING)["model_type"] not in SAM3_CLASSES:
         return model_digest(folder), {}
     words = plain(read_prompts(seeds.prompts, classes))["prompts"]
-    read = {"prompts": words, "precision": model_precision(seeds.precision, device)}
+    read = {"prompts": words, "precision": SAM3_PRECISION[model_precision(seeds.precision, device)]}
     return UNKNOWN if folder is None else model_digest(folder), read
 
 
