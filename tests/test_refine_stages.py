@@ -164,7 +164,7 @@ def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
 def test_masks_by_proposals_resume_and_are_shared_out(
     copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tiny_sam_folder(tmp_path / "sam", "sam2")
+    folder = tiny_sam_folder(tmp_path / "sam", "sam2", seed=2)
     settings = {**IRN, "refine__method": "proposals", "refine__proposals": str(folder)}
     names = files_of(copied / "masks").keys()
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
