@@ -30,9 +30,9 @@ def well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "memory", lambda: (64_000_000_000, 60_000_000_000))
 
 
-def stage(told: dict[str, Any], name: str) -> tuple[str, str, str]:
+def stage(found: dict[str, Any], name: str) -> tuple[str, str, str]:
     """State of a stage, what was found, and its remedies."""
-    found = told["needs"][name]
+    found = found["needs"][name]
     words = ("; ".join(each[key] for each in found["findings"] if each[key]) for key in ("what", "remedy"))
     return (found["state"], *words)
 
@@ -43,15 +43,15 @@ def ask(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> dict[str,
 
 
 def test_text_and_json_say_the_same(well: None, capsys: pytest.CaptureFixture[str]) -> None:
-    told = ask(capsys, 0)
+    found = ask(capsys, 0)
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert told["sound"] and text.splitlines()[-1].startswith("sound: ")
+    assert found["sound"] and text.splitlines()[-1].startswith("sound: ")
     for name in ("seeds", "train", "cams", "edges", "refine", "segment", "export onnx", "tensorboard"):
-        state, _, remedies = stage(told, name)
+        state, _, remedies = stage(found, name)
         assert any(line.split(f"  {name} ")[-1].strip().startswith(state) for line in text.splitlines())
         assert all(remedy in text for remedy in remedies.split("; ") if remedy)
-    for name, version in told["versions"].items():
+    for name, version in found["versions"].items():
         assert name in text and (version or "not installed") in text
 
 
@@ -65,20 +65,20 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = tmp_path / "mine.yaml"
     config.write_text("network:\n  backbone: resnet34\n")
-    told = ask(capsys, 0, "--config", str(config))
-    state, what, remedy = stage(told, "train")
+    found = ask(capsys, 0, "--config", str(config))
+    state, what, remedy = stage(found, "train")
     assert state == "download" and "weights of resnet34 (83.3 MiB) are downloaded" in what
     assert f"{tmp_path}/hub/checkpoints/resnet34-b627a593.pth" in remedy
     file = tmp_path / "hub/checkpoints/resnet34-b627a593.pth"
     file.parent.mkdir(parents=True)
     file.touch()
     assert stage(ask(capsys, 0, "--config", str(config)), "train")[0] == "ok"
-    told = ask(capsys, 1, "--network.weights", str(tmp_path / "gone.pth"))
-    assert stage(told, "train")[0] == "missing" and not told["sound"]
-    told = ask(capsys, 0, "--network.backbone", "nobody/no-such-model", "--network.weights", "none")
-    assert "hf download nobody/no-such-model" in stage(told, "train")[2]
-    told = ask(capsys, 0, "--seeds.model", "facebook/sam3", "--config", str(config))
-    assert "when it is first needed (licence: SAM License, gated: ask for access at" in stage(told, "seeds")[1]
+    found = ask(capsys, 1, "--network.weights", str(tmp_path / "gone.pth"))
+    assert stage(found, "train")[0] == "missing" and not found["sound"]
+    found = ask(capsys, 0, "--network.backbone", "nobody/no-such-model", "--network.weights", "none")
+    assert "hf download nobody/no-such-model" in stage(found, "train")[2]
+    found = ask(capsys, 0, "--seeds.model", "facebook/sam3", "--config", str(config))
+    assert "when it is first needed (licence: SAM License, gated: ask for access at" in stage(found, "seeds")[1]
 
 
 @pytest.mark.parametrize(("kind", "without_words"), [("sam3_video", "download"), ("sam2_video", "ok")])
@@ -123,12 +123,12 @@ def test_a_broken_torch_is_reported_with_its_remedy(tmp_path: Path) -> None:
     asked = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": paths}}
     done = subprocess.run([sys.executable, "-m", "tag2mask", "doctor", "--json", "--config", "own"], **asked)
     assert (done.returncode, done.stderr) == (1, "")
-    told = json.loads(done.stdout)
+    found = json.loads(done.stdout)
     for name in ("train", "cams", "refine", "segment"):
-        state, what, remedy = stage(told, name)
+        state, what, remedy = stage(found, name)
         assert state == "missing" and "libcudart.so.13" in what and "pip install --force-reinstall 'torch" in remedy
-    assert "libcudart.so.13" in told["machine"]["torch"]
-    assert told["versions"]["numpy"]
+    assert "libcudart.so.13" in found["machine"]["torch"]
+    assert found["versions"]["numpy"]
     done = subprocess.run([sys.executable, "-m", "tag2mask", "train", "--out", str(tmp_path / "run")], **asked)
     assert done.returncode == 1 and "`tag2mask doctor` shows what is missing" in done.stderr
     assert "Traceback" not in done.stderr
@@ -176,12 +176,12 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
     gone = {name: Probe(False, reason=f"No module named '{name}'") for name in ("onnx", "tensorboard", "webdataset")}
     monkeypatch.setattr(diagnosis, "Probes", lambda names: SOUND | gone)
     monkeypatch.setattr(diagnosis, "memory", lambda: (4_000_000_000, 3_000_000_000))
-    told = ask(capsys, 0)
-    assert "3.0 GB of memory free, about 6.0 GB wanted" in stage(told, "train")[1]
-    assert "--train.gradient_accumulation_steps 4" in stage(told, "train")[2]
-    assert stage(told, "refine")[0] == "ok"
+    found = ask(capsys, 0)
+    assert "3.0 GB of memory free, about 6.0 GB wanted" in stage(found, "train")[1]
+    assert "--train.gradient_accumulation_steps 4" in stage(found, "train")[2]
+    assert stage(found, "refine")[0] == "ok"
     for name, extra in (("export onnx", "onnx"), ("tensorboard", "tensorboard"), ("export shards", "shards")):
-        assert stage(told, name)[0] == "missing" and f"pip install 'tag2mask[{extra}]'" in stage(told, name)[2]
+        assert stage(found, name)[0] == "missing" and f"pip install 'tag2mask[{extra}]'" in stage(found, name)[2]
 
 
 def test_gpus_and_what_cannot_be_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_temporary_folder_that_cannot_be_written_to(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
-    told = ask(capsys, 1)
-    state, what, remedy = stage(told, "machine")
+    found = ask(capsys, 1)
+    state, what, remedy = stage(found, "machine")
     assert state == "missing" and "No space left on device" in what and "TMPDIR=" in remedy
 
 
