@@ -30,9 +30,9 @@ def well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "memory", lambda: (64_000_000_000, 60_000_000_000))
 
 
-def stage(found: dict[str, Any], name: str) -> tuple[str, str, str]:
+def stage(answer: dict[str, Any], name: str) -> tuple[str, str, str]:
     """State of a stage, what was found, and its remedies."""
-    found = found["needs"][name]
+    found = answer["needs"][name]
     words = ("; ".join(each[key] for each in found["findings"] if each[key]) for key in ("what", "remedy"))
     return (found["state"], *words)
 
