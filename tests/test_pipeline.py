@@ -1,11 +1,13 @@
 """The stages end to end through the command line, on generated scenes: what is written, skipped, refused and redone."""
 
 import json
+import platform
 from pathlib import Path
 from shutil import copytree
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
@@ -13,6 +15,8 @@ from safetensors.torch import save_file
 from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import parse
+from tag2mask.core.device import emulates_bf16
 from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.networks import NetworkSettings, build_network
@@ -352,6 +356,25 @@ def test_presets_are_complete_and_known(name: str, tmp_path: Path, capsys: Captu
         for key, value in values.items():
             assert printed[section][key] == value or isinstance(value, dict), f"{section}.{key}"
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_keeps_the_precision_of_the_machine_that_it_began_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tag2mask.core.device.emulates_bf16", lambda device: False)
+    for recipe in ([], ["--config", "own"], ["--config", "frozen"]):
+        parsed = parse("run", COMMANDS["run"], ["--out", str(copied), *recipe])
+        assert parsed is not None and parsed[1].config.cams.precision == parsed[1].config.predict.precision == "fp32"
+    parsed = parse("run", COMMANDS["run"], ["--out", str(copied / "new")])
+    assert parsed is not None and parsed[1].config.cams.precision == parsed[1].config.predict.precision == "bf16"
+
+
+def test_a_processor_is_asked_for_bf16() -> None:
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not flags.is_file():
+        pytest.skip("its flags are not known here")
+    has = {"avx512_bf16", "amx_bf16"} & {*flags.read_text(encoding="utf-8").split()}
+    assert emulates_bf16(torch.device("cpu")) is not bool(has)
 
 
 @pytest.mark.parametrize("emulated", [True, False])

@@ -7,6 +7,7 @@ from tag2mask.cli.console import output, print_json, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run, with_data
 from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import slow_settings
 from tag2mask.workflows.check import TagFinding, audit_tags, check_data, checked_images, require_network
 from tag2mask.workflows.plan import duration, recorded_times
 from tag2mask.workflows.predict import Predict
@@ -33,7 +34,8 @@ def tags(
     if call.dry_run:
         say(output(), f"would write {table} for the images below {photos}")
         return 0
-    return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, call.console)])
+    work = (suggest_tags(call.config, photos, classes, table, threshold, call.console) for _ in range(1))
+    return finish(call, work)
 
 
 @one_process
@@ -90,5 +92,7 @@ def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False,
         say(output(), f"predict: {stage.plan(call.config, folder, images).work}")
         return 0
     stage.require(call.config, folder, images)
+    for sentence in slow_settings(call.config, ["predictions"]):
+        say(call.console, f"warning: {sentence}", style="yellow")
     with call.lock():
-        return finish(call, [stage.do(call.config, folder, call.console)])
+        return finish(call, (stage.do(call.config, folder, call.console) for _ in range(1)))

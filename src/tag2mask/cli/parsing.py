@@ -17,6 +17,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
+from tag2mask.cams.text_models import model_precision
 from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
@@ -261,15 +262,15 @@ def _given(words: Sequence[str]) -> dict[str, str]:
 def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -> list[str]:
     """The defaults: the settings of the run folder, or the command's preset unless ``--config`` is given.
 
-    If ``--config`` is a whole recipe, only the data of the run folder is used, so that recipes are not mixed.
+    If ``--config`` is a whole recipe, only data and precision are the run's, so that recipes are not mixed.
     """
     if name == "demo":
         return ["--config", str(presets()[f"{command.preset}-quick" if "--quick" in words else command.preset])]
     files = _config_files(words)
-    if run is not None:
-        own = run / "config.yaml"
-        return ["--config", _data_of(own) if any(map(_is_recipe, files)) else _current(own)]
-    return [] if files and name != "masks" else ["--config", str(presets()[command.preset])]
+    if run is not None and not any(map(_is_recipe, files)):
+        return ["--config", _current(run / "config.yaml")]
+    preset = [] if files and name != "masks" else ["--config", str(presets()[command.preset])]
+    return preset if run is None else [*preset, "--config", _kept_of(run / "config.yaml")]
 
 
 def _is_recipe(name: str) -> bool:
@@ -277,8 +278,16 @@ def _is_recipe(name: str) -> bool:
     return {"network", "train"} <= _sections_in(presets().get(name, Path(name))).keys()
 
 
-def _data_of(file: Path) -> str:
-    return yaml.safe_dump({"data": _sections_in(file).get("data") or {}}, allow_unicode=True)
+_RESOLVED = ("seeds", "cams", "predict")
+"""The sections whose precision `auto` becomes that of a machine."""
+
+
+def _kept_of(file: Path) -> str:
+    """What a run keeps under another recipe: its data, and the precisions of the machine that it began on."""
+    sections = _sections_in(file)
+    kept = {name: sections[name]["precision"] for name in _RESOLVED if "precision" in (sections.get(name) or {})}
+    precisions = {name: {"precision": value} for name, value in kept.items()}
+    return yaml.safe_dump({"data": sections.get("data") or {}, **precisions}, allow_unicode=True)
 
 
 def _sections_in(file: Path) -> dict[str, Any]:
@@ -386,8 +395,9 @@ def to_config(parser: Parser, namespace: Namespace) -> Config:
     config = Config(**{item.name: getattr(values, item.name) for item in fields(Config)})
     cuda = config.device != "cpu" and torch.cuda.is_available()  # a run of a GPU is also opened without one
     device = torch.device("cuda" if cuda else "cpu")
-    cams, predict = (
-        replace(config.cams, precision=precision_on(config.cams.precision, device)),
-        replace(config.predict, precision=precision_on(config.predict.precision, device)),
+    return replace(
+        config,
+        seeds=replace(config.seeds, precision=model_precision(config.seeds.precision, device)),
+        cams=replace(config.cams, precision=precision_on(config.cams.precision, device)),
+        predict=replace(config.predict, precision=precision_on(config.predict.precision, device)),
     )
-    return replace(config, cams=cams, predict=predict)

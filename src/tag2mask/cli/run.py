@@ -6,7 +6,7 @@ from pathlib import Path
 from tag2mask.cams.kinds import WORDS
 from tag2mask.cli.console import errors, output, print_json, say, show_result, spread_table
 from tag2mask.cli.invocation import Invocation
-from tag2mask.cli.stages import one_process, run_stages, run_stages_locked, stage_to_restart, with_data
+from tag2mask.cli.stages import AFTER_WORDS, one_process, run_stages, run_stages_locked, stage_to_restart, with_data
 from tag2mask.core.distributed import is_main, wait
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.stages.registry import stages_of, to_delete
@@ -84,8 +84,11 @@ def masks(
         overlays: also write each mask over its image, as RUN/overlays/ID.jpg
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
+    for setting, value in (("data.classes", classes), ("seeds.model", model)):
+        if value is not None and setting in call.given:
+            raise UsageError(f"--{setting.partition('.')[2]} and --{setting} are the same; give one of them")
     call = with_data(call, data)
-    run, names, config = call.run_folder(), ["refine", "confidence", "evaluate", "report"], call.config
+    run, names, config = call.run_folder(), list(AFTER_WORDS), call.config
     refuse_repeats(run)
     require_words(run)
     config = replace(
@@ -98,7 +101,8 @@ def masks(
     restart = stage_to_restart(call, restart, [Words.name, *names])
     images = untagged_images(config, run)
     again = to_delete(run, restart, images.classes)
-    check_words(config, run, images, names, again)
+    if not call.dry_run:
+        check_words(config, run, images, names, again)
     again = again if Words.name in again else []
     if call.dry_run:
         chosen = images.items[: config.limit]

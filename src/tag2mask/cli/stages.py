@@ -1,5 +1,6 @@
 """The commands that run stages of a run folder, and `evaluate` of any folder."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -53,6 +54,9 @@ from tag2mask.workflows.outputs import output_paths, summary
 from tag2mask.workflows.overlays import OVERLAYS
 from tag2mask.workflows.plan import plan
 from tag2mask.workflows.repeats import refuse_repeats
+
+AFTER_WORDS = ("refine", "confidence", "evaluate", "report")
+"""The stages of `masks`, after its model was asked."""
 
 MOST_OPENED = 8
 """Images that are opened before training, to check their kinds of pixels."""
@@ -342,7 +346,8 @@ def stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) 
     if call.command in ("run", "demo"):
         wanted = STAGES[stage].enabled_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
+    run = call.run_folder().path
+    again = command_of(run) if stage in ("cams", *AFTER_WORDS) else f"tag2mask {stage} {shlex.quote(str(run))}"
     raise UsageError(
-        f"--restart {stage} would delete what {call.command} does not make again; "
-        f"use `{command_of(call.run_folder().path)} --restart {stage}`"
+        f"--restart {stage} would delete what {call.command} does not make again; use `{again} --restart {stage}`"
     )

@@ -1,6 +1,7 @@
 """The device of a command, and the memory of the process and of networks."""
 
 import ctypes
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,15 @@ def emulates_bf16(device: torch.device) -> bool:
     """Whether a device has no instructions for bf16, so that bf16 is slower than fp32 (15 times with AVX2)."""
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and not _processor_has_bf16()
+
+
+def _processor_has_bf16() -> bool:
+    if platform.machine().lower() in ("x86_64", "amd64"):  # oneDNN says yes to any AVX-512, and emulates
+        asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(has is not None and has() for has in asked)
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def precision_on(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:

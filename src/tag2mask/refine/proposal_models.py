@@ -14,9 +14,9 @@ from tag2mask.cams.sam3 import SAM3_CLASSES, SAM3_PRECISION, Sam3, found_masks
 from tag2mask.cams.text_models import load_text_model, model_precision
 from tag2mask.core.fields import plain
 from tag2mask.core.provenance import UNKNOWN
-from tag2mask.networks.backbones.hub import local_folder, read_model_config, read_normalisation, resolve_folder
+from tag2mask.networks.backbones.hub import TOKENIZER_FILES, local_folder, read_model_config, read_normalisation
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.pretrained import model_digest
+from tag2mask.networks.pretrained import find_type, model_digest
 from tag2mask.networks.promptable import OBJECT, PROMPTABLE_CLASSES, Promptable, full_size, load_promptable
 from tag2mask.refine.proposals import Propose, region_prompts
 
@@ -35,6 +35,7 @@ def proposal_fingerprint(
     folder = local_folder(name)
     if folder is not None and read_model_config(folder, _SETTING)["model_type"] not in SAM3_CLASSES:
         return model_digest(folder), {}
+    folder = local_folder(name, TOKENIZER_FILES)
     words = plain(read_prompts(seeds.prompts, classes))["prompts"]
     read = {"prompts": words, "precision": SAM3_PRECISION[model_precision(seeds.precision, device)]}
     return UNKNOWN if folder is None else model_digest(folder), read
@@ -56,11 +57,10 @@ def load_proposals(
         UsageError: it is of another type, files are missing, or phrases are missing or too long.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
-    folder = resolve_folder(name, weights=False, setting=_SETTING, notify=notify)
-    if read_model_config(folder, _SETTING)["model_type"] in PROMPTABLE_CLASSES:
+    if find_type(name, {**PROMPTABLE_CLASSES, **SAM3_CLASSES}, _SETTING, notify=notify) in PROMPTABLE_CLASSES:
         return prompted(load_promptable(name, _SETTING, notify=notify).to(device))
     words = read_prompts(seeds.prompts, classes)
-    model, tokenizer, folder = load_text_model(name, {**PROMPTABLE_CLASSES, **SAM3_CLASSES}, _SETTING, notify=notify)
+    model, tokenizer, folder = load_text_model(name, SAM3_CLASSES, _SETTING, notify=notify)
     sam3 = Sam3(model, tokenizer, read_normalisation(folder, model.config.model_type, _SETTING)).to(device)
     return by_phrases(sam3.precision(model_precision(seeds.precision, device)), words)
 

@@ -402,5 +402,5 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     def shown(values: Mapping[str, Any], name: str) -> str:
         return repr(values[name]) if name in values else "at its default"
 
-    changed = (name for name in names if not is_same(name))
-    return [f"{name} was {shown(before, name)} and is {shown(after, name)}" for name in changed]
+    changed = {name: name.removesuffix("_of_sam3") for name in names if not is_same(name)}
+    return [f"{said} was {shown(before, name)} and is {shown(after, name)}" for name, said in changed.items()]

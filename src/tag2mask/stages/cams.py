@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tag2mask.cams.inference import NO_KNOWN_BACKGROUND, ImageMaps, frozen_maps, image_maps, resize_long_side
-from tag2mask.cams.kinds import KINDS, WORDS, CamKind
+from tag2mask.cams.kinds import KINDS, WORDS, CamKind, cams_command
 from tag2mask.core.device import channels_last, precision_on, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.profile import timed
@@ -131,7 +131,7 @@ def _check_kinds(config: Config) -> None:
     if WORDS in config.cams.kinds:
         raise UsageError(
             "cams.kinds: `words` are the probabilities of a text-image model, which no trained network makes; "
-            f"`tag2mask masks{'' if config.out is None else f' --out {config.out}'}` does"
+            f"`{'tag2mask masks' if config.out is None else cams_command(WORDS, config.out)}` does"
         )
     needing = [kind for kind in config.cams.kinds if KINDS[kind].needs_base_cams]
     if needing and not config.external.used:

@@ -106,7 +106,7 @@ class Refine(Stage):
             propose = load_proposals(config.refine.proposals, config.seeds, images.classes, device, notify=notify)
         if config.refine.method != "proposals" or todo:  # without work, the model may not be on this machine
             run.record_fingerprint(self, self.fingerprint(config, images))
-        write_class_ids(run / "masks", images.classes)
+            write_class_ids(run / "masks", images.classes)
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
