@@ -201,14 +201,14 @@ class RunFolder:
         """
         target = self.path / "config.yaml"
         values = yaml.safe_load(to_yaml(absolute(config)))
-        tags, own = config.data.tags, self.path.absolute()
-        if tags is not None and own in tags.absolute().parents:
-            values["data"]["tags"] = tags.absolute().relative_to(own).as_posix()
+        tags, here = config.data.tags, self.path.absolute()
+        if tags is not None and here in tags.absolute().parents:
+            values["data"]["tags"] = tags.absolute().relative_to(here).as_posix()
         if sections is not None and target.is_file():
             kept = _settings_in(target)
             for section, _, name in (each.partition(".") for each in sections):
-                own = values[section]
-                kept[section] = {**(kept.get(section) or {}), name: own[name]} if name else own
+                new = values[section]
+                kept[section] = {**(kept.get(section) or {}), name: new[name]} if name else new
             values = kept
         values = {name: value for name, value in values.items() if name not in ("format", "limit", "shard")}
         values = {"format": FORMAT, **values}

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -245,14 +245,16 @@ def ask_by_words(
     return config, result
 
 
-def _write_found(config: Config, run: RunFolder, listed: ImageSet, tags: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _write_found(config: Config, run: RunFolder, listed: ImageSet, tags: Mapping[str, Sequence[str]]) -> list[str]:
     """Write the table of tags, and return notes about images that were not asked for, and about unused ground truth."""
     asked = listed.of(listed.items.filter(lambda item: item.id in tags))
     _write_table(_table(run), listed if _needs_all(config) else asked, tags)
-    if _needs_all(config) and len(asked) < len(listed):
-        yield f"{len(listed) - len(asked):,} images that the model was not asked for have no tags in {_table(run)}"
+    notes, left = [], len(listed) - len(asked)
+    if _needs_all(config) and left:
+        notes.append(f"{left:,} images that the model was not asked for have no tags in {_table(run)}")
     if _layout(config) == "mvtec":
-        yield "the ground truth of the inspection set is not used: its masks do not name their class"
+        notes.append("the ground truth of the inspection set is not used: its masks do not name their class")
+    return notes
 
 
 def _ask(
