@@ -125,6 +125,30 @@ def test_an_image_without_tags_is_background() -> None:
     close(no_classes.cams[:, 0], solve(problem).cams[:, 0])
 
 
+def test_wide_features_are_computed_in_as_many_coordinates_as_pixels() -> None:
+    problem = random_problem(channels=200)  # of 72 pixels
+    wide = problem.features.clone().requires_grad_()  # features that need a gradient keep their channels
+    expected = transport_cams(wide, problem.cams, problem.tags, DEFAULT, valid=problem.valid)
+    found = transport_cams(problem.features, problem.cams, problem.tags, DEFAULT, valid=problem.valid)
+    assert (expected.prototypes.shape[3], found.prototypes.shape[3]) == (200, 72)
+    torch.testing.assert_close(found.cams, expected.cams, atol=1e-4, rtol=0)
+
+
+def test_wide_features_of_length_zero() -> None:
+    problem = random_problem(tag_counts=(2,), ragged=False)
+    found = transport_cams(torch.zeros(1, 300, 8, 9), problem.cams, problem.tags, DEFAULT)
+    close(found.cams, transport_cams(torch.zeros(1, 5, 8, 9), problem.cams, problem.tags, DEFAULT).cams)
+
+
+def test_wide_features_keep_their_channels_where_rounding_prevents_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(channels=200)
+    expected = transport_cams(problem.features, problem.cams, problem.tags, DEFAULT, valid=problem.valid).cams
+    monkeypatch.setattr(affinity, "_JITTER", -2.0)  # no matrix with a negative diagonal has a factor
+    found = transport_cams(problem.features, problem.cams, problem.tags, DEFAULT, valid=problem.valid)
+    assert found.prototypes.shape[3] == 200
+    torch.testing.assert_close(found.cams, expected, atol=1e-4, rtol=0)
+
+
 def test_self_affinity_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(21, (2, 1, 3))
     whole = solve(problem)

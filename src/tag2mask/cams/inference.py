@@ -150,7 +150,7 @@ def image_maps(
         if apart:
             own = list(raw.shape[2:])
             alone.append(_maps(_on_grid(raw, own, flip), _on_grid(joint, own, flip), tags, logits[-1]))
-    joint = torch.stack(features).sum(0)
+    joint = sum(features[1:], features[0])  # unlike a stack, keeps the channels innermost in memory
     if network.settings.freeze:
         return frozen_maps(network, F.normalize(joint, dim=1).half(), tags)
     return replace(_maps(torch.stack(cams).sum(0), joint, tags, torch.stack(logits).mean(0)), apart=tuple(alone))

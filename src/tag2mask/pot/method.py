@@ -96,12 +96,12 @@ def transport_cams(
     valid = _checked_shapes(features, cams, tags, valid)
     height, width = features.shape[2:]
     with torch.autocast(features.device.type, enabled=False):
-        features = features.float()
-        # The square root of a sum: the norm is several times slower over a dimension other than the last.
-        length = features.square().sum(1, keepdim=True).clamp_min(_LEAST_LENGTH**2).sqrt()  # (N, 1, h, w)
+        # (N, n, D), channels innermost, which all later products are fastest with
+        points = features.float().flatten(2).transpose(1, 2).contiguous()
+        length = torch.linalg.vector_norm(points, dim=2, keepdim=True)
         slots = present_slots(cams.float(), tags, valid, settings.background)
         _check_values(length, slots)
-        points = (features / length).flatten(2).transpose(1, 2)  # (N, n, D)
+        points = points / length.clamp_min(_LEAST_LENGTH)
         if settings.affinity is not None:
             points, slots = self_affinity(points, slots, (height, width), settings.affinity, settings.affinity_radius)
         parts = partition(points, slots, settings, generator)
