@@ -1,13 +1,12 @@
-"""Memory and time of `check`, `cams` and `evaluate` on few and on many images. Prints JSON.
+"""Memory and time of each command whose work grows with the images, on few and on many images. Prints JSON.
 
-python benchmarks/scale.py --sizes 10000 100000
+python benchmarks/scale.py --sizes 1000 10000
 
 Each command runs in its own process on generated tables of images of 32 × 32 pixels with tags and ground-truth masks.
 Images this small mainly show the cost that grows with the length of the table. Images and masks are hard links to a few
-dozen files. `cams` uses an untrained ResNet-18 at one scale, without mirror images; the masks that `evaluate` measures
-are links too. Per command and size, the output has the peak of resident memory (as the kernel counts it) and the
-seconds per image, without the start of the command, which a run on 100 images measures. Seconds are rough: one run of
-each.
+dozen files. `cams` and `predict` use an untrained ResNet-18 at one scale, `refine` the dense CRF. Per command and size,
+the output has the peak of resident memory (as the kernel counts it) and the seconds per image, without the start of the
+command, which a run on 100 images measures. Seconds are rough: one run of each.
 """
 
 import argparse
@@ -25,6 +24,8 @@ from measure import hardware
 from tag2mask.data import write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import save_network
+from tag2mask.networks.segmentation import build_segmentation_network
+from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.runs.run_folder import TRAIN_NETWORK
 
 SIDE = 32  # below that, `check` has a warning for every image
@@ -41,22 +42,22 @@ def write_data(folder: Path, images: int) -> None:
     sources.mkdir(parents=True)
     for number in range(FILES):
         Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(sources / f"{number}.jpg")
-        for kind in ("truth", "mask"):
-            labels = rng.integers(0, len(CLASSES) + 1, (SIDE, SIDE), dtype=np.uint8)
-            write_mask(sources / f"{kind}{number}.png", labels)
+        write_mask(sources / f"{number}.png", rng.integers(0, len(CLASSES) + 1, (SIDE, SIDE), dtype=np.uint8))
     lines = ["image,tags"]
     for index in range(images):
         name, number = f"{index // FOLDER:04}/image_{index:08}", index % FILES
-        targets = (folder / f"data/{name}.jpg", folder / f"truth/{name}.png", folder / f"run/masks/{name}.png")
+        targets = (folder / f"data/{name}.jpg", folder / f"truth/{name}.png")
         if index % FOLDER == 0:
             for target in targets:
                 target.parent.mkdir(parents=True)
-        for target, source in zip(targets, (f"{number}.jpg", f"truth{number}.png", f"mask{number}.png"), strict=True):
-            target.hardlink_to(sources / source)
+        for target in targets:
+            target.hardlink_to(sources / f"{number}{target.suffix}")
         lines.append(f"{name}.jpg,{CLASSES[index % 4]};{CLASSES[(index + 1 + index // 4 % 3) % 4]}")
     (folder / "data/tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     network = build_network(NetworkSettings(backbone="resnet18", weights="none"), CLASSES, seed=0)
     save_network(folder / "run" / TRAIN_NETWORK, network)
+    settings = SegmentationNetworkSettings(backbone="resnet18", weights="none")
+    save_network(folder / "segment.safetensors", build_segmentation_network(settings, CLASSES, seed=0))
 
 
 LAUNCHER = """
@@ -82,19 +83,22 @@ def measured(words: list[str]) -> tuple[float, float]:
 
 def command(verb: str, folder: Path) -> list[str]:
     """The words of a command on the data in ``folder``."""
-    data = ["--data.root", str(folder / "data"), "--data.masks", str(folder / "truth"), "--workers", "1"]
+    images = str(folder / "data")
+    data = ["--data.root", images, "--data.masks", str(folder / "truth"), "--workers", "1"]
     run = [str(folder / "run"), *data, "--device", "cpu"]
     return {
-        "check": ["check", str(folder / "data"), *data[2:]],
-        "cams": ["cams", *run, "--cams.kinds", "[pot]", "--cams.scales", "[1.0]", "--cams.flip", "false"],
+        "check": ["check", images, *data[2:]],
+        "cams": ["cams", *run, "--cams.kinds", "[pot]", "--cams.scales", "[1.0]", "--cams.long_side", "null"],
+        "refine": ["refine", *run, "--refine.method", "crf"],
         "evaluate": ["evaluate", *run],
+        "predict": ["predict", str(folder / "segment.safetensors"), images, "--out", str(folder / "predicted")],
     }[verb]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verbs", nargs="+", default=["check", "cams", "evaluate"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--verbs", nargs="+", default=["check", "cams", "refine", "evaluate", "predict"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--folder", type=Path, help="parent of the temporary data; by default the system's")
     options = parser.parse_args()
     found: dict[str, dict[str, object]] = {verb: {} for verb in options.verbs}
