@@ -23,9 +23,6 @@ CrfPreset = Literal["deeplab", "irn", "largefov"]
 _LEAST = 1e-5
 """Lower bound on probabilities. Source: the usual unary of pydensecrf."""
 
-_VECTOR = 16
-"""Number of labels from which torch's softmax over rows is faster on CPUs than the plain formula."""
-
 _LOWEST = -60.0
 """Lower bound on log ratios: subnormal numbers are slow on CPUs."""
 
@@ -131,13 +128,13 @@ def dense_crf(
     settings = settings or PublishedCrf()
     values = settings.values()
     unary = _unary(image, probabilities)
-    q = _softmax(unary)  # (n, K)
+    q = _softmax(unary)  # (K, n)
     if values.iterations:
         spatial, bilateral = kernels or crf_kernels(image, settings, unary.device)
     for _ in range(values.iterations):
         near, alike = spatial.filter(q), bilateral.filter(q)
         q = _softmax(unary.add(near, alpha=values.gaussian_weight).add_(alike, alpha=values.bilateral_weight))
-    return q.T.reshape(probabilities.shape)
+    return q.reshape(probabilities.shape)
 
 
 @torch.no_grad()
@@ -172,7 +169,7 @@ def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> 
 
 
 def _unary(image: Tensor, probabilities: Tensor) -> Tensor:
-    """log p as (H · W, K), of checked arguments."""
+    """log p as (K, H · W), of checked arguments."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
         raise UsageError(f"image should be uint8 (H, W, 3), received {image.dtype} {tuple(image.shape)}")
     if probabilities.ndim != 3 or not len(probabilities) or probabilities.shape[1:] != image.shape[:2]:
@@ -186,7 +183,7 @@ def _unary(image: Tensor, probabilities: Tensor) -> Tensor:
     if not bool(p.isfinite().all()) or bool((p < 0).any()):
         raise UsageError("probabilities should be finite and not negative")
     p = p / p.sum(0).clamp_min(torch.finfo(p.dtype).tiny)
-    return p.clamp_min(_LEAST).log().flatten(1).T.contiguous()
+    return p.clamp_min(_LEAST).log().flatten(1)
 
 
 @lru_cache(maxsize=4)
@@ -204,15 +201,11 @@ def _positions(height: int, width: int, device: torch.device) -> Tensor:
 
 def _normalised(lattice: Lattice) -> Lattice:
     """D^-½ K D^-½."""
-    ones = torch.ones(len(lattice.corners), 1, device=lattice.weights.device)
-    return lattice.scaled((lattice.filter(ones).squeeze(1) + 1e-20).rsqrt())
+    ones = torch.ones(1, len(lattice.corners), device=lattice.weights.device)
+    return lattice.scaled((lattice.filter(ones)[0] + 1e-20).rsqrt())
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Over the labels, (n, K)."""
-    if logits.is_cuda:
-        return logits.softmax(1)
-    shifted = (logits - logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)
-    if logits.shape[1] >= _VECTOR:
-        return shifted.softmax(1)
-    return shifted.exp_().div_(shifted.sum(1, keepdim=True))
+    """Over the labels, (K, n)."""
+    shifted = (logits - logits.amax(0)).clamp_(min=_LOWEST).exp_()
+    return shifted.div_(shifted.sum(0))

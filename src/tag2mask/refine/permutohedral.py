@@ -9,6 +9,7 @@ Source: Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permut
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +20,9 @@ _KEY_BITS = 62
 
 _FARTHEST = 2.0**22
 """The largest coordinate, in cells, that float32 represents with a fraction."""
+
+_VECTOR = 8
+"""Numbers that AVX2 stores at once; CPUs take up to twice as long for sums of rows with another number of columns."""
 
 _TOO_FAR = "the points of a Gaussian filter lie too far apart; use larger standard deviations"
 
@@ -45,19 +49,22 @@ class Lattice:
         """Σ over all points q of exp(−½ |p − q|²) · value(q) at every point p, up to a factor and an approximation.
 
         Args:
-            values: (n, K) float32.
+            values: (K, n) float32.
 
         Returns:
-            (n, K) float32.
+            (K, n) float32.
         """
-        state = _sums(values, self.members, self.shares, self.offsets)  # (m + 1, K)
+        padding = 0 if values.is_cuda else -len(values) % _VECTOR
+        state = F.pad(values.T, (0, padding)).contiguous()
+        state = _sums(state, self.members, self.shares, self.offsets)  # (m + 1, K and the padding)
         for neighbours in self.neighbours:
             state = _sums(state, neighbours, self.taps)
-        return _sums(state, self.corners, self.weights)
+        return _sums(state, self.corners, self.weights).T[: len(values)]
 
     def scaled(self, factor: Tensor) -> "Lattice":
         """The lattice whose filter is diag(factor) · filter · diag(factor); factor (n,) float32."""
-        return replace(self, weights=self.weights * factor[:, None], shares=self.shares * factor[self.members])
+        shares = self.shares * factor.index_select(0, self.members)
+        return replace(self, weights=self.weights * factor[:, None], shares=shares)
 
 
 def build_lattice(points: Tensor) -> Lattice:
@@ -72,43 +79,72 @@ def build_lattice(points: Tensor) -> Lattice:
     Raises:
         UsageError: the points are spread over more cells than a key can number.
     """
-    lowest, order, weights = _simplices(points)
+    keys, weights, steps = _keys(points)
+    found, order = _sorted(keys.flatten())
+    vertices, numbers, sizes = torch.unique_consecutive(found, return_inverse=True, return_counts=True)
+    corners = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, numbers.int()).view_as(keys)
+    del keys, found, numbers  # the largest tensors, not read any more
+    count = len(vertices)
+    neighbours = torch.full((len(steps), count + 1, 3), count, dtype=torch.int32, device=points.device)
+    neighbours[..., 0] = torch.arange(count + 1, device=points.device)
+    for step, both in zip(steps, neighbours, strict=True):
+        before, after = _equal(vertices + step, vertices)
+        both[:, 1].scatter_(0, before, after.int())
+        both[:, 2].scatter_(0, after, before.int())
+    return Lattice(
+        corners,
+        weights,
+        (order // len(steps)).int(),
+        weights.flatten().index_select(0, order),
+        F.pad(sizes.cumsum(0), (1, 0)).int(),
+        neighbours,
+        weights.new_tensor([1.0, 0.5, 0.5]).expand(count + 1, 3).contiguous(),
+    )
+
+
+def _keys(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The keys of the corners.
+
+    Returns:
+        (n, d + 1) int64, not negative, the key of each corner;
+        (n, d + 1) float32, the weight of each corner;
+        (d + 1,) int64, the difference of the keys of neighbours in each direction.
+    """
+    lowest, place, weights = _simplices(points)
     digits = lowest[-1] - lowest[:-1]  # (d, n): how many steps along each direction
     first, span = digits.amin(1) - 2, digits.amax(1) - digits.amin(1) + 5  # a corner or neighbour is up to 2 away
     if float(span.double().log2().sum()) > _KEY_BITS:
         raise UsageError(_TOO_FAR)
     scale = torch.cat([span.new_ones(1), span.cumprod(0)])  # (d + 1,)
-    start = ((digits - first[:, None]) * scale[:-1, None]).sum(0)
-    steps = torch.cat([scale[:-1], -scale[:-1].sum()[None]])  # (d + 1,): all directions sum to 0
+    steps = torch.cat([scale[:-1], -scale[:-1].sum()[None]])  # all directions sum to 0
     # The corners of a simplex lie one step apart, in ascending order of the fractions of the coordinates.
-    keys = torch.cat([start[None], start + steps[order[:-1]].cumsum(0)]).T.contiguous()  # (n, d + 1)
-    return _assembled(keys, weights, steps)
+    keys = torch.empty_like(place).scatter_(0, place, steps[:, None].expand_as(place)).roll(1, 0)
+    keys[0] = ((digits - first[:, None]) * scale[:-1, None]).sum(0)
+    return keys.cumsum(0).T.contiguous(), weights, steps
 
 
-def _assembled(keys: Tensor, weights: Tensor, steps: Tensor) -> Lattice:
-    """Number the vertices by their keys and find their neighbours."""
-    found, order = keys.flatten().sort(stable=True)
-    new = torch.cat([found.new_ones(1, dtype=torch.bool), found[1:] != found[:-1]])
-    offsets = new.nonzero().squeeze(1)
-    vertices, count = found[offsets], len(offsets)
-    corners = torch.empty_like(order, dtype=torch.int32)
-    corners[order] = new.cumsum(0, dtype=torch.int32) - 1
-    neighbours = torch.full((len(steps), count + 1, 3), count, dtype=torch.int32, device=keys.device)
-    neighbours[..., 0] = torch.arange(count + 1, device=keys.device)
-    for step, both in zip(steps, neighbours, strict=True):
-        place = torch.searchsorted(vertices, vertices + step).clamp_(max=count - 1)
-        hit = (vertices[place] == vertices + step).nonzero().squeeze(1)
-        both[hit, 1] = place[hit].int()
-        both[place[hit], 2] = hit.int()
-    return Lattice(
-        corners.view_as(keys),
-        weights,
-        (order // keys.shape[1]).int(),
-        weights.flatten()[order],
-        torch.cat([offsets, offsets.new_tensor([keys.numel()])]).int(),
-        neighbours,
-        weights.new_tensor([1.0, 0.5, 0.5]).expand(count + 1, 3).contiguous(),
-    )
+def _sorted(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (n,), not negative, in ascending order, and the indices of these in ``keys``, ascending for equal keys."""
+    bits = len(keys).bit_length()
+    if keys.is_cuda or int(keys.amax()) >> (63 - bits):
+        return keys.sort(stable=True)
+    packed = (keys << bits).add_(torch.arange(len(keys)))
+    packed.numpy().sort()
+    order = packed & ((1 << bits) - 1)
+    return packed.bitwise_right_shift_(bits), order
+
+
+def _equal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices of equal numbers in ``first`` and ``second``, both ascending without repetition."""
+    if first.is_cuda:
+        places = torch.searchsorted(second, first).clamp_(max=len(second) - 1)
+        hits = (second[places] == first).nonzero().squeeze(1)
+        return hits, places[hits]
+    both = np.concatenate([second.numpy(), first.numpy()])
+    order = np.argsort(both, kind="stable")  # merges two ascending runs in linear time
+    merged = both[order]
+    place = np.flatnonzero(merged[1:] == merged[:-1])
+    return torch.from_numpy(order[place + 1] - len(second)), torch.from_numpy(order[place])
 
 
 def _sums(values: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -121,7 +157,7 @@ def _simplices(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         (d + 1, n) int64, the coordinates of its first corner, each divided by d + 1;
-        (d + 1, n) int64, the directions in the order in which steps along them lead from corner to corner;
+        (d + 1, n) int64, for each direction, how many steps along others come before it from corner to corner;
         (n, d + 1) float32, the weight of each corner.
     """
     raised = (points @ _embedding(points.shape[1]).to(points)).T.contiguous()  # (d + 1, n), columns sum to 0
@@ -130,21 +166,19 @@ def _simplices(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = len(raised)
     base = raised.round()
     rest = raised - base
-    rank = base.sum(0).int().expand(size, -1).clone()  # how many coordinates have more left, shifted to sum 0
+    rank = base.sum(0).to(torch.int16).expand(size, -1).clone()  # how many have more left, shifted to sum 0
     for i in range(size):
         for j in range(i + 1, size):
             less = rest[i] < rest[j]
             rank[i] += less
             rank[j] += ~less
-    turn = (rank < 0).int() - (rank >= size).int()
+    turn = (rank < 0).to(rank.dtype) - (rank >= size).to(rank.dtype)
     rank += size * turn
     base += turn
-    order = torch.empty(rank.shape, dtype=torch.int64, device=rank.device)
-    numbers = torch.arange(size, device=rank.device)[:, None].expand_as(order)
-    order.scatter_(0, (size - 1 - rank).long(), numbers)
-    ascending = (raised - base).gather(0, order)
+    place = (size - 1 - rank).long()
+    ascending = torch.empty_like(raised).scatter_(0, place, raised - base)
     weights = torch.cat([1 + ascending[:1] - ascending[-1:], ascending[1:] - ascending[:-1]])
-    return base.long(), order, weights.T.contiguous()
+    return base.long(), place, weights.T.contiguous()
 
 
 def _embedding(dimensions: int) -> Tensor:
