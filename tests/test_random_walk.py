@@ -65,6 +65,13 @@ def test_a_flat_map_without_edges_stays_and_a_wall_stops_the_walk() -> None:
     assert float(walked[0, :, :5].min()) > 0.3 and float(walked[0, :, 7:].max()) == 0
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_map_walks_as_if_alone(count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    cams, edge = torch.rand(count, 7, 9, generator=generator), torch.rand(7, 9, generator=generator)
+    assert torch.equal(propagate(cams, edge), torch.cat([propagate(own[None], edge) for own in cams]))
+
+
 def test_no_step_changes_nothing() -> None:
     cams = torch.rand(2, 5, 8)
     assert torch.equal(propagate(cams, torch.zeros(5, 8), steps=0), cams)

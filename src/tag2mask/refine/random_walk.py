@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
 
@@ -28,8 +29,8 @@ class _Graph:
             followed by n ones for the cells themselves.
     """
 
-    crow: Tensor  # (n + 1,) int64, the start of each row
-    columns: Tensor  # (m,) int64, ascending within a row
+    crow: Tensor  # (n + 1,) int32, the start of each row
+    columns: Tensor  # (m,) int32, ascending within a row
     order: Tensor
 
 
@@ -81,10 +82,10 @@ def propagate(cams: Tensor, edge: Tensor, *, radius: int = RADIUS, beta: float =
             (height * width, height * width),
             check_invariants=False,
         )
-    state = (cams * (1 - edge)).flatten(1).T.contiguous()  # (n, K)
+    state = F.pad((cams * (1 - edge)).flatten(1).T, (0, len(cams) % 2)).contiguous()  # (n, K), faster for even K
     for _ in range(steps):
         state = transition @ state
-    return state.T.reshape(cams.shape)
+    return state.T[: len(cams)].reshape(cams.shape)
 
 
 def _affinities(edge: Tensor, radius: int) -> list[Tensor]:
@@ -117,7 +118,7 @@ def _graph(height: int, width: int, radius: int, device: torch.device) -> _Graph
     source, target = torch.cat([*sources, cells]), torch.cat([*targets, cells])
     order = (source * (height * width) + target).argsort()
     crow = torch.cat([cells.new_zeros(1), torch.bincount(source, minlength=height * width).cumsum(0)])
-    return _Graph(crow, target[order], order)
+    return _Graph(crow.int(), target[order].int(), order)  # MKL would convert int64 in every product
 
 
 @lru_cache
