@@ -16,7 +16,7 @@ from sam_tiny import tiny_sam_folder
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.core.provenance import UNKNOWN
 from tag2mask.networks.promptable import full_size, load_promptable
-from tag2mask.refine.masks import ClassMaps, refined_masks
+from tag2mask.refine.masks import ClassMaps, refined_mask
 from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
 from tag2mask.refine.proposals import named, region_prompts, soft_vote
 from tag2mask.refine.settings import RefineSettings
@@ -148,7 +148,7 @@ def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
     cam[0] = 1 - cam[1]
     maps = ClassMaps(torch.tensor([0, 5], dtype=torch.uint8), 0.6 * cam + 0.2)
     settings = RefineSettings(method="crf")
-    (before,) = refined_masks([torch.from_numpy(image)], [maps], [size], settings)
+    before = refined_mask(torch.from_numpy(image), maps, size, settings)
     asked = []
 
     def propose(image: torch.Tensor, ids: torch.Tensor, cams: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:
@@ -156,7 +156,7 @@ def test_whole_objects_correct_a_mask_that_colours_mislead() -> None:
         return torch.from_numpy(disc)[None]
 
     settings = RefineSettings(method="proposals")
-    (after,) = refined_masks([torch.from_numpy(image)], [maps], [size], settings, propose=propose)
+    after = refined_mask(torch.from_numpy(image), maps, size, settings, propose=propose)
     assert asked[0][:2] == ((*size, 3), [0, 5]) and len(asked[0][2].boxes) == 1
     wrong = ((before.numpy() == 5) != disc).mean()
     assert wrong > 0.04 and ((after.numpy() == 5) != disc).mean() < 0.1 * wrong

@@ -6,9 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
+from tag2mask.core.prefetch import map_computing
+from tag2mask.core.profile import read_profile, start_profile
 from tag2mask.refine import masks
 from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
-from tag2mask.refine.masks import IGNORED, ClassMaps, refined_masks, sure_labels
+from tag2mask.refine.masks import IGNORED, ClassMaps, refined_mask, sure_labels
 from tag2mask.refine.random_walk import propagate
 from tag2mask.refine.settings import RefineSettings, SureSettings, WalkSettings
 
@@ -52,8 +54,8 @@ def test_backgrounds() -> None:
 def test_argmax_is_the_highest_map_at_full_size() -> None:
     maps = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([0, 4, 9], dtype=torch.uint8)
-    (mask,) = refined_masks(
-        [torch.zeros(1, 1, 3, dtype=torch.uint8)], [ClassMaps(ids, maps)], [SIZE], RefineSettings(method="argmax")
+    mask = refined_mask(
+        torch.zeros(1, 1, 3, dtype=torch.uint8), ClassMaps(ids, maps), SIZE, RefineSettings(method="argmax")
     )
     full = F.interpolate(maps[None], size=SIZE, mode="bilinear")[0].numpy()
     assert (mask.numpy() == np.array([0, 4, 9])[full.argmax(0)]).all()
@@ -63,8 +65,8 @@ def test_argmax_is_the_highest_map_at_full_size() -> None:
 def test_the_crf_brings_a_coarse_cam_to_the_border(background: bool) -> None:
     image, truth = square()
     cam = coarse(truth, background=background)
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
-    after = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", background_threshold=0.4))[0]
+    before = refined_mask(image, cam, SIZE, RefineSettings(method="argmax", background_threshold=0.4))
+    after = refined_mask(image, cam, SIZE, RefineSettings(method="crf", background_threshold=0.4))
     assert iou(before, truth) < 0.7
     assert iou(after, truth) > 0.95
     expected = dense_crf(image, cam.resized(SIZE).with_background(0.4).maps)
@@ -74,8 +76,8 @@ def test_the_crf_brings_a_coarse_cam_to_the_border(background: bool) -> None:
 def test_an_unsure_pixel_is_ignored() -> None:
     image, truth = square()
     cam = coarse(truth, background=True)
-    whole = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf"))[0]
-    sure = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", ignore_below=0.95))[0]
+    whole = refined_mask(image, cam, SIZE, RefineSettings(method="crf"))
+    sure = refined_mask(image, cam, SIZE, RefineSettings(method="crf", ignore_below=0.95))
     marginals = dense_crf(image, cam.resized(SIZE).maps)
     assert torch.equal(sure == IGNORED, marginals.amax(0) < 0.95)
     assert torch.equal(sure[sure != IGNORED], whole[sure != IGNORED])
@@ -93,8 +95,8 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     image, truth = square()
     cam, edge = coarse(truth, background=background), edge_map(truth)
     settings = RefineSettings(method="irn", walk=WalkSettings(background_level=0.3))
-    mask = refined_masks([image], [cam], [SIZE], settings, [edge])[0]
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
+    mask = refined_mask(image, cam, SIZE, settings, edge)
+    before = refined_mask(image, cam, SIZE, RefineSettings(method="argmax", background_threshold=0.4))
     assert iou(mask, truth) > iou(before, truth) + 0.05
     # As published: the CAM on the grid to the power 1.5, walked, enlarged, one factor for the image.
     walked = propagate(cam.resized((18, 24)).maps ** 1.5, edge)
@@ -102,7 +104,7 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     if not background:
         full = torch.cat([torch.full((1, *SIZE), 0.3), full])
     assert torch.equal(mask, torch.tensor([0, 3], dtype=torch.uint8)[full.argmax(0)])
-    both = refined_masks([image], [cam], [SIZE], RefineSettings(method="irn+crf"), [edge])[0]
+    both = refined_mask(image, cam, SIZE, RefineSettings(method="irn+crf"), edge)
     assert iou(both, truth) > 0.95
 
 
@@ -115,13 +117,13 @@ def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int], monkeyp
     edge = torch.zeros(grid)
     monkeypatch.setattr(masks, "STEPS", 0)
     settings = RefineSettings(method="irn")
-    mask = refined_masks([torch.zeros(*size, 3, dtype=torch.uint8)], [cam], [size], settings, [edge])[0]
+    mask = refined_mask(torch.zeros(*size, 3, dtype=torch.uint8), cam, size, settings, edge)
     cells = F.interpolate(maps[None], size=grid, mode="bilinear") ** 1.5
     full = F.interpolate(cells, scale_factor=4.0, mode="bilinear")[0, :, : size[0], : size[1]]
     assert torch.equal(mask, torch.tensor([0, 2], dtype=torch.uint8)[full.argmax(0)])
 
 
-def test_images_without_a_tag_and_of_many_sizes_go_together() -> None:
+def test_images_without_a_tag_and_of_many_sizes() -> None:
     image, truth = square()
     small = image[:17, :23].contiguous()
     none = ClassMaps(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, 3, 4))
@@ -131,10 +133,31 @@ def test_images_without_a_tag_and_of_many_sizes_go_together() -> None:
     edges = [edge_map(truth), torch.zeros(5, 6), torch.zeros(5, 6)]
     for method in ("argmax", "crf", "irn", "irn+crf"):
         settings = RefineSettings(method=method)
-        masks = refined_masks(images, cams, sizes, settings, edges)
+        masks = [refined_mask(*each, settings, edge) for *each, edge in zip(images, cams, sizes, edges, strict=True)]
         assert [tuple(mask.shape) for mask in masks] == sizes
         assert not masks[1].any() and not masks[2].any()
-        assert torch.equal(masks[0], refined_masks(images[:1], cams[:1], sizes[:1], settings, edges[:1])[0])
+
+
+def test_masks_of_images_side_by_side_have_the_same_bytes_and_order() -> None:
+    image, truth = square()
+    own, seen = torch.get_num_threads(), []
+
+    def refined(turns: int) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if turns == 9:
+            raise UsageError("the ninth")
+        cam = coarse(truth.roll(turns), background=True)
+        return refined_mask(image.roll(turns, 0), cam, SIZE, RefineSettings(method="irn+crf"), edge_map(truth))
+
+    one = list(map_computing(refined, range(4), threads=1))
+    seen.clear()
+    start_profile()
+    assert all(map(torch.equal, map_computing(refined, range(4), threads=3), one))
+    assert seen == [1] * 4 and torch.get_num_threads() == own
+    assert read_profile()["method"] > 0  # the wait of this thread alone
+    with pytest.raises(UsageError, match="the ninth"):
+        list(map_computing(refined, [0, 9, *range(100)], threads=2))
+    assert len(seen) < 20 and torch.get_num_threads() == own
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -142,7 +165,7 @@ def test_sure_labels_are_those_of_two_passes(background: bool) -> None:
     image, truth = square()
     maps = coarse(truth, background=background).resized(SIZE)
     settings = SureSettings(background_factors=(1.4, 0.5))
-    labels = sure_labels([image], [maps], settings)[0]
+    labels = sure_labels(image, maps, settings)
     # The same in plain words.
     found = []
     for factor, level in ((1.4, 0.3), (0.5, 0.05)):
@@ -159,15 +182,13 @@ def test_sure_labels_are_those_of_two_passes(background: bool) -> None:
 
 def test_the_two_passes_of_an_image_share_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     image, truth = square()
-    images = [image, image.flip(1), image.flip(0)]
-    maps = [coarse(each, background=True).resized(SIZE) for each in (truth, truth.flip(1), truth.flip(0))]
-    alone = [sure_labels([image], [own], SureSettings())[0] for image, own in zip(images, maps, strict=True)]
+    maps = coarse(truth, background=True).resized(SIZE)
+    alone = sure_labels(image, maps, SureSettings())
     built: list[torch.Tensor] = []
     build = masks.crf_kernels
     monkeypatch.setattr(masks, "crf_kernels", lambda image, *rest: built.append(image) or build(image, *rest))
-    assert all(map(torch.equal, sure_labels(images, maps, SureSettings()), alone))
-    assert len(built) == 3
-    assert not torch.equal(alone[0], alone[1])
+    assert torch.equal(sure_labels(image, maps, SureSettings()), alone)
+    assert len(built) == 1
 
 
 def test_the_two_passes_leave_unsure_pixels_between(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,9 +197,9 @@ def test_the_two_passes_leave_unsure_pixels_between(monkeypatch: pytest.MonkeyPa
     ramp = torch.linspace(0, 1, SIZE[1]).expand(SIZE)
     maps = ClassMaps(torch.tensor([0, 7], dtype=torch.uint8), torch.stack([torch.full(SIZE, 0.5), ramp]))
     monkeypatch.setattr(masks, "LABEL_CRF", CrfSettings("irn", bilateral_weight=0.0))
-    labels = sure_labels([image], [maps], SureSettings(background_factors=(1.6, 0.4)))[0]
+    labels = sure_labels(image, maps, SureSettings(background_factors=(1.6, 0.4)))
     assert labels[:, :14].eq(0).all() and labels[:, 26:66].eq(IGNORED).all() and labels[:, 82:].eq(7).all()
-    same = sure_labels([image], [maps], SureSettings(background_factors=(1.0, 1.0)))[0]
+    same = sure_labels(image, maps, SureSettings(background_factors=(1.0, 1.0)))
     assert not same.eq(IGNORED).any()  # passes that do not differ leave nothing out
 
 

@@ -9,17 +9,19 @@ from typing import Literal, get_args
 import torch
 
 Part = Literal["network", "method", "writing", "waiting", "reading"]
-"""`method`: POT, CRF and random walk; `waiting`: for what threads read; `reading`: in these threads, side by side."""
+"""`method`: POT, CRF and random walk, or waiting for threads that compute them with their networks (`uncounted`);
+`waiting`: for what threads read; `reading`: in these threads, side by side."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class _Clock(threading.local):
-    """The parts that a thread is in, from the outermost, and when the innermost one began."""
+    """The parts that a thread is in, from the outermost, when the innermost one began, and whether they count."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.began = 0.0
+        self.counts = True
 
 
 _clock, _lock = _Clock(), threading.Lock()
@@ -37,10 +39,15 @@ def read_profile() -> dict[Part, float]:
     return dict(_seconds or {})
 
 
+def uncounted() -> None:
+    """Count nothing in this thread: its seconds pass while another one, which counts them, waits for it."""
+    _clock.counts = False
+
+
 @contextmanager
 def timed(part: Part) -> Iterator[None]:
     """Count the time of a block, or of each call of a function, as a part; what is counted within it is not its own."""
-    if _seconds is None:
+    if _seconds is None or not _clock.counts:
         yield
         return
     _count()

@@ -1,6 +1,6 @@
 """From CAMs to pseudo masks by the method of the settings, and to the training labels of the edge network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
@@ -70,90 +70,72 @@ class ClassMaps:
 
 
 @timed("method")
-def refined_masks(
-    images: Sequence[Tensor],
-    cams: Sequence[ClassMaps],
-    sizes: Sequence[tuple[int, int]],
+def refined_mask(
+    image: Tensor,
+    cams: ClassMaps,
+    size: tuple[int, int],
     settings: RefineSettings,
-    edges: Sequence[Tensor] | None = None,
+    edge: Tensor | None = None,
     propose: Propose | None = None,
-) -> list[Tensor]:
-    """The masks of images: uint8 (H, W) each, class ids of the CAMs, 0 = background, 255 = ignored.
+) -> Tensor:
+    """The mask of an image: uint8 (H, W), class ids of the CAMs, 0 = background, 255 = ignored.
 
     Args:
-        images: uint8 (H', W', 3), RGB, at the size of refinement; not used by `argmax`.
-        cams: of each image, in [0, 1], on any grid.
-        sizes: (H, W) of each mask.
-        edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each image, for methods with a random walk.
+        image: uint8 (H', W', 3), RGB, at the size of refinement; not used by `argmax`.
+        cams: in [0, 1], on any grid.
+        size: (H, W) of the mask.
+        edge: (ceil(H' / 4), ceil(W' / 4)) in [0, 1], for methods with a random walk.
         propose: for the method `proposals`.
     """
-    maps = list(cams)
+    maps = cams
     if settings.walks:
-        if edges is None:
-            raise ValueError(f"refined_masks needs edges for the method {settings.method}")
-        maps = _walked(cams, edges, [_size(image) for image in images], settings.walk)
+        if edge is None:
+            raise ValueError(f"refined_mask needs an edge for the method {settings.method}")
+        maps = _walked(cams, edge, _size(image), settings.walk)
     if settings.uses_crf:
-        maps = [
-            own.resized(_size(image)).with_background(settings.background_threshold)
-            for own, image in zip(maps, images, strict=True)
-        ]
-        posteriors = [
-            dense_crf(image, own.maps**settings.crf_power, settings.crf)
-            for own, image in zip(maps, images, strict=True)
-        ]
+        maps = maps.resized(_size(image)).with_background(settings.background_threshold)
+        posterior = dense_crf(image, maps.maps**settings.crf_power, settings.crf)
         if propose is not None:
-            posteriors = [
-                named(posterior, propose(image, own.ids, own.maps, posterior))
-                for image, own, posterior in zip(images, maps, posteriors, strict=True)
-            ]
-        maps = [ClassMaps(own.ids, posterior) for own, posterior in zip(maps, posteriors, strict=True)]
-    final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
-    return [own.with_background(settings.background_threshold).labels(settings.ignore_below) for own in final]
+            posterior = named(posterior, propose(image, maps.ids, maps.maps, posterior))
+        maps = ClassMaps(maps.ids, posterior)
+    return maps.resized(size).with_background(settings.background_threshold).labels(settings.ignore_below)
 
 
-def _walked(
-    cams: Sequence[ClassMaps], edges: Sequence[Tensor], sizes: Sequence[tuple[int, int]], settings: WalkSettings
-) -> list[ClassMaps]:
-    """CAMs after the walk, at (H', W'), divided by the maximum of each image, with a background."""
-    walked = []
-    for own, edge, size in zip(cams, edges, sizes, strict=True):
-        grid = own.resized(_size(edge))
-        maps = grid.maps.new_zeros(0, *size)
-        if len(own.ids):
-            maps = propagate(grid.maps**WALK_POWER, edge, radius=RADIUS, beta=settings.beta, steps=STEPS)
-            maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
-            # One factor per image, as published: it only affects a background that was not part of the walk.
-            maps = maps / maps.max().clamp_min(_LEAST)
-        walked.append(ClassMaps(own.ids, maps).with_background(settings.background_level))
-    return walked
+def _walked(cams: ClassMaps, edge: Tensor, size: tuple[int, int], settings: WalkSettings) -> ClassMaps:
+    """CAMs after the walk, at (H', W'), divided by the maximum of the image, with a background."""
+    grid = cams.resized(_size(edge))
+    maps = grid.maps.new_zeros(0, *size)
+    if len(cams.ids):
+        maps = propagate(grid.maps**WALK_POWER, edge, radius=RADIUS, beta=settings.beta, steps=STEPS)
+        maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
+        # One factor per image, as published: it only affects a background that was not part of the walk.
+        maps = maps / maps.max().clamp_min(_LEAST)
+    return ClassMaps(cams.ids, maps).with_background(settings.background_level)
 
 
 @timed("method")
-def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: SureSettings) -> list[Tensor]:
+def sure_labels(image: Tensor, maps: ClassMaps, settings: SureSettings) -> Tensor:
     """The training labels of the edge network, from two CRFs: with a strong background and with a weak one.
 
     A pixel has a class where the first CRF finds one, background where the second finds background, and 255 otherwise.
 
     Args:
-        images: uint8 (H, W, 3), RGB, on the device that computes.
-        maps: of each image, (K, H, W).
+        image: uint8 (H, W, 3), RGB, on the device that computes.
+        maps: (K, H, W).
 
     Returns:
-        uint8 (H, W) for each.
+        uint8 (H, W).
 
     Source: IRN for maps without background, SIPE for maps with one.
     """
-    labels = []
-    for image, own in zip(images, maps, strict=True):
-        kernels = crf_kernels(image, LABEL_CRF, own.maps.device)
-        found = []
-        for number in range(2):
-            each = _with_background(own, settings, number)
-            given = label_probabilities(each.maps.argmax(0), len(each.ids), LABEL_CONFIDENCE)
-            found.append(each.ids[dense_crf(image, given, LABEL_CRF, kernels=kernels).argmax(0)])
-        strict, loose = found
-        labels.append(torch.where((strict == 0) & (loose != 0), IGNORED, strict))
-    return labels
+    kernels = crf_kernels(image, LABEL_CRF, maps.maps.device)
+    found = []
+    for number in range(2):
+        each = _with_background(maps, settings, number)
+        given = label_probabilities(each.maps.argmax(0), len(each.ids), LABEL_CONFIDENCE)
+        found.append(each.ids[dense_crf(image, given, LABEL_CRF, kernels=kernels).argmax(0)])
+    strict, loose = found
+    return torch.where((strict == 0) & (loose != 0), IGNORED, strict)
 
 
 def _with_background(own: ClassMaps, settings: SureSettings, number: int) -> ClassMaps:

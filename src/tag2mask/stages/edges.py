@@ -1,11 +1,15 @@
 """The stage `edges`: confident labels from CAMs, and the edge network that is trained on them."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+from torch import Tensor
 
 from tag2mask.core.device import resolve_device
 from tag2mask.core.distributed import process_count
 from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.prefetch import map_computing
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_mask
 from tag2mask.data.loading.datasets import LabelledSet
@@ -15,6 +19,7 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.refine.masks import sure_labels
+from tag2mask.refine.settings import SureSettings
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
@@ -22,7 +27,16 @@ from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, StagePlan, TrainingStage, training_settings
-from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refine_inputs, require_cams, shard_of, stale
+from tag2mask.stages.refine_inputs import (
+    RefineInput,
+    cam_folder,
+    current_items,
+    read_refine_inputs,
+    require_cams,
+    shard_of,
+    stale,
+    threads_of_images,
+)
 from tag2mask.training.tasks import edge_task
 
 
@@ -130,15 +144,18 @@ def _write_labels(
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)
     with timed_progress_bar(run, "edges", console, len(todo), "labels of edges") as advance:
-        for batch in read_refine_inputs(todo, cams, config, resolve_device(config.device), result):
-            pixels = [each.image for each in batch]
-            maps = [
-                each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, pixels, strict=True)
-            ]
-            for each, labels in zip(batch, sure_labels(pixels, maps, config.edges.labels), strict=True):
-                write_mask(run / f"{EDGE_LABELS}/{each.item.id}.png", labels.cpu().numpy(), made_from=each.origin)
-                result.done += 1
+        device = resolve_device(config.device)
+        inputs = read_refine_inputs(todo, cams, config, device, result)
+        threads = threads_of_images(config, device)
+        for each, labels in map_computing(partial(_labels, settings=config.edges.labels), inputs, threads=threads):
+            write_mask(run / f"{EDGE_LABELS}/{each.item.id}.png", labels.cpu().numpy(), made_from=each.origin)
+            result.done += 1
             advance(result.done)
+
+
+def _labels(each: RefineInput, settings: SureSettings) -> tuple[RefineInput, Tensor]:
+    maps = each.cams.resized((each.image.shape[0], each.image.shape[1]))
+    return each, sure_labels(each.image, maps, settings)
 
 
 def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
+from tag2mask.core.prefetch import map_computing
 from tag2mask.core.profile import timed
 from tag2mask.data.classes import write_class_ids
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
-from tag2mask.refine.masks import refined_masks
+from tag2mask.refine.masks import refined_mask
 from tag2mask.refine.proposal_models import load_proposals, proposal_fingerprint
 from tag2mask.runs.class_thresholds import class_thresholds
 from tag2mask.runs.config import Config, plain
@@ -26,6 +27,7 @@ from tag2mask.runs.run_folder import EDGE_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
+    RefineInput,
     cam_folder,
     current_items,
     is_stale,
@@ -33,6 +35,7 @@ from tag2mask.stages.refine_inputs import (
     require_cams,
     shard_of,
     stale,
+    threads_of_images,
 )
 
 
@@ -108,17 +111,19 @@ class Refine(Stage):
             run.record_fingerprint(self, self.fingerprint(config, images))
             write_class_ids(run / "masks", images.classes)
         result.skipped = len(mine) - len(todo)
+        inputs = read_refine_inputs(todo, cams, config, device, result, thresholds)
+        threads = 1 if propose else threads_of_images(config, device)  # a model takes all cores, and much memory
+
+        def refined(each: RefineInput) -> tuple[RefineInput, Tensor | None, Tensor]:
+            edge = None if network is None else _edge(network, each.image)
+            return each, edge, refined_mask(each.image, each.cams, each.size, config.refine, edge, propose)
+
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
-            for batch in read_refine_inputs(todo, cams, config, device, result, thresholds):
-                pixels = [each.image for each in batch]
-                edges = None if network is None else [_edge(network, image) for image in pixels]
-                cams_of, sizes = [each.cams for each in batch], [each.size for each in batch]
-                masks = refined_masks(pixels, cams_of, sizes, config.refine, edges, propose)
-                for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
-                    if edges is not None:
-                        write_fractions(run / f"refine/edges/{each.item.id}.png", edges[number].cpu().numpy())
-                    write_mask(run / f"masks/{each.item.id}.png", mask.cpu().numpy(), made_from=each.origin)
-                    result.done += 1
+            for each, edge, mask in map_computing(refined, inputs, threads=threads):
+                if edge is not None:
+                    write_fractions(run / f"refine/edges/{each.item.id}.png", edge.cpu().numpy())
+                write_mask(run / f"masks/{each.item.id}.png", mask.cpu().numpy(), made_from=each.origin)
+                result.done += 1
                 advance(result.done)
         return result
 

@@ -21,6 +21,9 @@ from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Schedule
 
+_READ = 4
+"""Images that are read together where `refine.batch_size` does not say."""
+
 
 @dataclass(frozen=True)
 class RefineInput:
@@ -108,6 +111,14 @@ def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Map
     return mine.filter(lambda item: item.id not in damaged) if damaged else mine
 
 
+def threads_of_images(config: Config, device: torch.device) -> int:
+    """How many images are refined side by side: on a CPU, one per core, at most `refine.batch_size`."""
+    if device.type != "cpu":
+        return 1
+    cores = torch.get_num_threads()
+    return cores if config.refine.batch_size is None else min(cores, config.refine.batch_size)
+
+
 def read_refine_inputs(
     items: Sequence[ImageItem],
     cams: Path,
@@ -115,9 +126,9 @@ def read_refine_inputs(
     device: torch.device,
     result: StageResult,
     thresholds: Thresholds | None = None,
-) -> Iterator[list[RefineInput]]:
-    """The inputs in batches, prefetched; unreadable images have failed."""
-    step = config.refine.batch_size
+) -> Iterator[RefineInput]:
+    """The inputs, prefetched; unreadable images have failed."""
+    step = config.refine.batch_size or _READ
     batches = (items[start : start + step] for start in range(0, len(items), step))
 
     def read(item: ImageItem) -> RefineInput:
@@ -136,7 +147,7 @@ def read_refine_inputs(
         return RefineInput(item, pixels, maps, cam.size, origin)
 
     for good in readable(batches, read, config, result):
-        yield [_on(device, found) for _, found in good]
+        yield from (_on(device, found) for _, found in good)
 
 
 def tagged_maps(cam: CamFile, item: ImageItem) -> ClassMaps:
