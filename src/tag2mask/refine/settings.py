@@ -60,7 +60,7 @@ class RefineSettings(Checked):
         long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
             null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are
             pixels at this size; published ones suit 500.
-        batch_size: images refined side by side, at most one per core of the CPU; null takes one per core.
+        batch_size: images refined side by side, at most one per core of the CPU; fewer need less memory.
     """
 
     method: Method = "crf"
@@ -72,7 +72,7 @@ class RefineSettings(Checked):
     proposals: str = setting("facebook/sam2.1-hiera-tiny", path=True)
     walk: WalkSettings = field(default_factory=WalkSettings)
     long_side: int | None = setting(1024, low=32)
-    batch_size: int | None = setting(None, low=1, affects=False)
+    batch_size: int = setting(8, low=1, affects=False)
 
     _section: ClassVar[str] = "refine"
 

@@ -21,9 +21,6 @@ from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Schedule
 
-_READ = 4
-"""Images that are read together where `refine.batch_size` does not say."""
-
 
 @dataclass(frozen=True)
 class RefineInput:
@@ -113,10 +110,7 @@ def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Map
 
 def threads_of_images(config: Config, device: torch.device) -> int:
     """How many images are refined side by side: on a CPU, one per core, at most `refine.batch_size`."""
-    if device.type != "cpu":
-        return 1
-    cores = torch.get_num_threads()
-    return cores if config.refine.batch_size is None else min(cores, config.refine.batch_size)
+    return min(torch.get_num_threads(), config.refine.batch_size) if device.type == "cpu" else 1
 
 
 def read_refine_inputs(
@@ -128,7 +122,7 @@ def read_refine_inputs(
     thresholds: Thresholds | None = None,
 ) -> Iterator[RefineInput]:
     """The inputs, prefetched; unreadable images have failed."""
-    step = config.refine.batch_size or _READ
+    step = config.refine.batch_size
     batches = (items[start : start + step] for start in range(0, len(items), step))
 
     def read(item: ImageItem) -> RefineInput:
