@@ -147,6 +147,18 @@ def test_images_of_one_size_go_together_and_come_back_in_order() -> None:
         assert (found.labels == predictor.predict(image.numpy())).all()
 
 
+def test_a_forward_pass_has_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [pixels(21, 30, seed).numpy() for seed in range(3)]
+    settings = exact(scales=[0.5, 1.0], flip=True, batch_size=3)
+    whole = Predictor(TinySegmenter(), "cpu", settings).predictions(images)
+    monkeypatch.setitem(multiscale.FORWARD_PIXELS, "cpu", 24 * 32)
+    network = TinySegmenter()
+    parts = Predictor(network, "cpu", settings).predictions(images)
+    assert network.seen == [(4, 3, 12, 16), (2, 3, 12, 16), *[(1, 3, 24, 32)] * 6]
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.labels == other.labels).all()
+
+
 def test_the_long_side_is_that_of_scale_one() -> None:
     network, image = TinySegmenter(), pixels(60, 80)
     found = Predictor(network, "cpu", exact(long_side=40, scales=[1.0, 1.5])).predict(image.numpy())
