@@ -1,115 +1,114 @@
-"""Prediction at six scales with mirror images, compared with twelve separate forward passes. Prints JSON.
+"""Prediction on a CPU, compared with plain torch, one image and one direction per forward pass. Prints JSON.
 
-python benchmarks/predict.py --backbone resnet50 --threads 2
+python benchmarks/predict.py IMAGES --threads 1
+python benchmarks/predict.py IMAGES --backbone /models/mobilenet_v2 --onnx --published
 
-Random weights, one image of 375 × 500 px. The separate passes implement the published test directly: for each scale and
-direction, the image is resized and goes through the network, and its logits are enlarged to the image, mirrored back
-and added; the maximum of the softmax and its class are taken at the end. Ours predicts an image and its mirror image
-together, averages them on the network's grid, and enlarges once per scale. Both give the same logits, which is checked.
-The difference is larger on a GPU and for small networks.
+IMAGES is a folder. The network has the default head and 9 classes, and random weights or, with the folder of a
+`transformers` model as backbone, its weights; or it is a checkpoint (--checkpoint). The plain version keeps the
+network in torch's own memory order; it resizes and pads the image, enlarges the logits of each pass to the image,
+adds them, and takes the maximum of the softmax and its class. Each image is predicted by all versions in turn.
 """
 
 import argparse
 import json
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from measure import hardware, seconds
+from measure import hardware
 from tag2mask.cams.inference import resize
-from tag2mask.networks import NetworkSettings, build_backbone
-from tag2mask.prediction.multiscale import mean_logits, padded_side
-from tag2mask.prediction.predictor import Predictor
-from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
+from tag2mask.data.dataset import find_images
+from tag2mask.data.images import read_image
+from tag2mask.export.onnx import export_onnx
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.settings import SegmentationNetworkSettings
+from tag2mask.prediction.multiscale import padded_side
+from tag2mask.prediction.predictor import Predictor, load
+from tag2mask.prediction.settings import PredictSettings
 
-
-class Linear(nn.Module):
-    """A backbone and a 1×1 convolution."""
-
-    def __init__(self, backbone: str, classes: int) -> None:
-        super().__init__()
-        self.backbone = build_backbone(NetworkSettings(backbone=backbone, weights="none"))
-        last = self.backbone.stages[-1]
-        self.head = nn.Conv2d(last.channels, classes + 1, 1)
-        self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
-        self.stride, self.upsampling, self.intensity = last.stride, "cells", None
-        self.register_buffer("pixel_mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(self.backbone.std).view(1, 3, 1, 1))
-
-    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self.head(self.backbone((images - self.pixel_mean) / self.pixel_std)[-1]).float()
+PUBLISHED = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 
 @torch.no_grad()
-def one_by_one(network: Linear, image: Tensor) -> Tensor:
-    """The mean logits, (C + 1, H, W), of (1, 3, H, W)."""
-    size = image.shape[2:]
+def plain(network: SegmentationNetwork, pixels: np.ndarray, scales: Sequence[float], *, flip: bool) -> np.ndarray:
+    """The labels, (H, W), of an image, uint8 (H, W, 3)."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().contiguous() / 255
     total: Tensor | float = 0.0
-    for scale in PUBLISHED_SCALES:
+    for scale in scales:
         scaled = resize(image, scale)
         height, width = scaled.shape[2:]
         padded = network.pixel_mean.repeat(1, 1, padded_side(network, height), padded_side(network, width))
         padded[..., :height, :width] = scaled
-        lines = [
-            2 * ((torch.arange(side, device=image.device) + 0.5) / side * part) / whole - 1
-            for side, part, whole in zip(size, (height, width), padded.shape[2:], strict=True)
-        ]
-        rows, columns = torch.meshgrid(*lines, indexing="ij")
-        positions = torch.stack([columns, rows], -1)[None]
-        for mirrored in (False, True):
-            logits = network(padded.flip(3) if mirrored else padded)
-            logits = logits.flip(3) if mirrored else logits
-            total = total + F.grid_sample(logits, positions, padding_mode="border", align_corners=False)
-    return (total / (2 * len(PUBLISHED_SCALES)))[0]
+        for mirrored in (False, True)[: 1 + flip]:
+            logits = network.full_logits(padded.flip(3) if mirrored else padded)
+            logits = (logits.flip(3) if mirrored else logits)[..., :height, :width]
+            total = total + F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+    _, labels = total[0].softmax(0).max(0)  # type: ignore[index]
+    return labels.byte().numpy()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--size", type=int, nargs=2, default=[375, 500])
-    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint", type=Path, help="instead of a backbone")
+    parser.add_argument("--count", type=int, default=10, help="of images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--published", action="store_true", help="the six published scales with mirror images")
+    parser.add_argument("--onnx", action="store_true", help="also the exported network")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    settings = PredictSettings(scales=list(PUBLISHED_SCALES), flip=True)
-    predictor = Predictor(Linear(options.backbone, options.classes), device.type, settings)
-    network = predictor.network
-    coarse = torch.rand(1, 3, 12, 16)
-    image = (F.interpolate(coarse, size=options.size, mode="bicubic").clamp(0, 1)[0] * 255).byte().permute(1, 2, 0)
-
-    def plainly() -> None:
-        logits = one_by_one(network, image.to(device).permute(2, 0, 1)[None].float() / 255)
-        highest, labels = logits.softmax(0).max(0)
-        np.stack([labels.cpu().numpy(), highest.cpu().numpy()])
-
-    expected = one_by_one(network, image.to(device).permute(2, 0, 1)[None].float() / 255)
-    found = torch.empty_like(expected)
-    for block in mean_logits(network, [image], settings, device):
-        found[:, block.rows, block.columns] = block.logits
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
-    if difference > 1e-4:
-        raise SystemExit(f"the two differ by {difference}")
-    times: dict[str, list[float]] = {"ours": [], "one by one": []}
-    for _ in range(options.repeats):  # alternating
-        times["ours"].append(seconds(lambda: predictor.prediction(image.numpy())))
-        times["one by one"].append(seconds(plainly))
-    ratios = [slow / fast for slow, fast in zip(times["one by one"], times["ours"], strict=True)]
+    torch.set_num_threads(options.threads)
+    if options.checkpoint:
+        network = load_segmentation_network(options.checkpoint)
+    else:
+        weights = "pretrained" if Path(options.backbone).is_dir() else "none"
+        settings = SegmentationNetworkSettings(backbone=options.backbone, weights=weights)
+        network = build_segmentation_network(settings, tuple(f"class{number}" for number in range(9)), seed=0).eval()
+    flip = bool(options.published)
+    predict = PredictSettings(scales=PUBLISHED if flip else [1.0], flip=flip, precision="fp32")
+    own = deepcopy(network)
+    torchs = Predictor(deepcopy(network), "cpu", predict)
+    sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "plain": lambda image: plain(own, image, predict.scales, flip=flip),
+        "torch": torchs.predict,
+    }
+    if options.onnx:
+        with TemporaryDirectory() as folder:
+            export_onnx(network, Path(folder) / "network.onnx")
+            sides["onnx"] = load(Path(folder) / "network.onnx", "cpu", predict).predict
+    images = [read_image(item.path) for item in find_images(options.images).items[: options.count]]
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    equal: dict[str, list[float]] = {side: [] for side in sides}
+    for number, image in enumerate([images[0], *images]):
+        labels: dict[str, np.ndarray] = {}
+        for side, work in sides.items():
+            start = time.perf_counter()
+            labels[side] = work(image)
+            if number:  # the first round allocates
+                times[side].append(time.perf_counter() - start)
+        for side in sides if number else ():
+            equal[side].append(float((labels[side] == labels["torch"]).mean()))
     result = {
-        "hardware": hardware(device.type),
-        "backbone": options.backbone,
-        "classes": options.classes,
-        "size": options.size,
-        "largest difference of logits": difference,
-        **{f"{side}, seconds": round(median(values), 4) for side, values in times.items()},
-        "one by one / ours": round(median(ratios), 2),
-        "one by one / ours, from to": [round(min(ratios), 2), round(max(ratios), 2)],
+        "hardware": hardware(),
+        "network": str(options.checkpoint or options.backbone),
+        "scales": predict.scales,
+        "mirror images": flip,
+        "images": len(images),
+        "seconds per image": {side: round(median(values), 4) for side, values in times.items()},
+        "plain / this": {
+            side: round(median(slow / fast for slow, fast in zip(times["plain"], values, strict=True)), 2)
+            for side, values in times.items()
+        },
+        "labels equal to torch's": {side: float(np.mean(values)) for side, values in equal.items()},
     }
     print(json.dumps(result, indent=2))
 

@@ -15,7 +15,6 @@ from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.images import palette
 from tag2mask.runs.progress import Console
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.workflows import predict as stage
 from tag2mask.workflows.overlays import write_overlays
 
 IDS = {"background": 0, "classes": {"dab": 1, "fen": 2}, "ignored": 255}
@@ -73,11 +72,14 @@ def test_overlays_show_the_final_masks(scenes: Path, copied: Path, capsys: pytes
     assert not (copied / "overlays").exists(), "overlays of masks that are gone are gone too"
 
 
+LOADER = "tag2mask.prediction.predictor.load_segmentation_network"
+
+
 def test_predict_ends_with_its_results(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "network.safetensors").touch()
-    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter())
+    monkeypatch.setattr(LOADER, lambda path: TinySegmenter())
     out = tmp_path / "masks"
     assert main(["predict", str(tmp_path / "network.safetensors"), str(scenes / "val"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -94,7 +96,7 @@ def test_predict_does_not_replace_a_file_of_others(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "network.safetensors").touch()
-    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter())
+    monkeypatch.setattr(LOADER, lambda path: TinySegmenter())
     (tmp_path / "out").mkdir()
     (tmp_path / "out/classes.json").write_text("mine")
     words = ["predict", str(tmp_path / "network.safetensors"), str(scenes / "val"), "--out", str(tmp_path / "out")]

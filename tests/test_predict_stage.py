@@ -18,6 +18,8 @@ from tag2mask.runs import dataset as reading
 from tag2mask.workflows import predict as stage
 from test_data_images import png_claiming
 
+LOADER = "tag2mask.prediction.predictor.load_segmentation_network"
+
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (24, 32)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Something that stands for a checkpoint; what is loaded from it is a tiny network."""
     path = tmp_path / "network.safetensors"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter(seed=len(path.read_bytes())))
+    monkeypatch.setattr(LOADER, lambda path: TinySegmenter(seed=len(path.read_bytes())))
     return path
 
 
@@ -89,7 +91,7 @@ def stage_settings(**changes: object) -> object:
 def test_an_overlay_shows_the_image_where_there_is_background(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: by_brightness())
+    monkeypatch.setattr(LOADER, lambda path: by_brightness())
     monkeypatch.setattr("tag2mask.report.pictures.OVERLAY_SIDE", 30)
     split = np.zeros((40, 60, 3), dtype=np.uint8)
     split[:, 30:] = 255
@@ -196,7 +198,7 @@ def test_a_kill_costs_what_was_not_written_down(
     assert run(photos, model, out) == 1
     assert len(said(out)["images"]) == 3
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter(seed=7))
+    monkeypatch.setattr(LOADER, lambda path: TinySegmenter(seed=7))
     assert run(photos, model, out) == 0
     assert run(photos, model, tmp_path / "whole") == 0
     assert files_of(out) == files_of(tmp_path / "whole")

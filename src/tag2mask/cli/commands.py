@@ -148,7 +148,7 @@ COMMANDS = {
         (
             "predict runs/mine images --out masks",
             "predict runs/mine 'images/**/*.jpg' --out masks --overlays",
-            "predict network.safetensors images --out masks --predict.scales '[0.75,1.0,1.25]'",
+            "predict network.onnx images --out masks --predict.scales '[0.75,1.0,1.25]'",
         ),
         ("data", "predict"),
         writes="result",

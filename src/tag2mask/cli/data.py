@@ -80,7 +80,7 @@ def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False,
     """Make masks of images with a trained segmentation network.
 
     Args:
-        run: the run that trained the network, or its .safetensors file
+        run: the run that trained the network, or its .safetensors or .onnx file
         photos: a folder, an image, or a quoted pattern such as 'photos/**/*.jpg'
         overlays: also write each mask over its image, as overlays/ID.jpg
         overwrite: delete the existing masks and predict all images again

@@ -2,7 +2,8 @@
 
 The graph takes batches of any size whose image sides are multiples of the stride, plus the `remainder` of the metadata
 (0 or 1). The caller pads images at the right and the bottom with the mean colour of the metadata, and crops the
-logits, because the graphs of some backbones cannot express this.
+logits, because the graphs of some backbones cannot express this. The second output has the logits on the network's
+grid, for `tag2mask predict`; it is left out for the head `concat`, which needs to know the padding.
 """
 
 import json
@@ -22,13 +23,13 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path, remove_partial_of
+from tag2mask.networks.heads import ConcatHead
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.multiscale import common_stride, padded_side
+from tag2mask.prediction.onnx_network import CELLS, INPUT, OUTPUT
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
 """The packages of the extra `onnx`."""
-
-INPUT, OUTPUT = "images", "logits"
 
 TOLERANCE = 1e-4
 """Largest allowed difference from torch's logits, relative to the largest logit or to 1."""
@@ -83,7 +84,8 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> OnnxExport:
     """Write a network as one ONNX file, and check it with onnxruntime against torch at several sizes.
 
     The metadata are `classes` (JSON, background first), `stride`, `remainder`, `fill` (JSON, the padding colour in
-    [0, 1]), and `intensity` (JSON, the pixel values of black and white) if the network was trained with it.
+    [0, 1]), `cell` (pixels per cell of the output `cells`), `upsampling`, and `intensity` (JSON, the pixel values of
+    black and white) if the network was trained with it.
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
@@ -109,6 +111,8 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> OnnxExport:
             "stride": str(graph.stride),
             "remainder": str(graph.remainder),
             "fill": json.dumps(list(network.backbone.mean)),
+            "cell": str(network.stride),
+            "upsampling": network.upsampling,
         }
         if network.intensity is not None:
             properties["intensity"] = json.dumps(list(network.intensity))
@@ -119,7 +123,7 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> OnnxExport:
 
 
 class _FullSize(nn.Module):
-    """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
+    """Logits at the size of images whose sides are multiples of the stride, plus the remainder, and on the grid."""
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
@@ -127,14 +131,17 @@ class _FullSize(nn.Module):
         self.upsampling, self.cell = network.upsampling, network.stride
         self.stride = 1 if self.upsampling == "stretched" else common_stride(network)
         self.remainder = padded_side(network, self.stride) % self.stride
+        self.outputs = (OUTPUT,) if isinstance(network.head, ConcatHead) else (OUTPUT, CELLS)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits, (N, C + 1, H, W), of images (N, 3, H, W)."""
-        logits = self.network(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The `outputs` of images (N, 3, H, W): logits (N, C + 1, H, W), and (N, C + 1, h, w)."""
+        cells = self.network(images)
         if self.upsampling == "cells":
-            return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
-        corners = self.upsampling == "corners"
-        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=corners)
+            logits = F.interpolate(cells, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
+        else:
+            corners = self.upsampling == "corners"
+            logits = F.interpolate(cells, size=images.shape[2:], mode="bilinear", align_corners=corners)
+        return (logits, cells)[: len(self.outputs)]
 
     def images(self, count: int, rows: int, columns: int) -> Tensor:
         """Random images, (count, 3, H, W), larger than `_MIN_SIDE` by ``rows`` and ``columns`` strides."""
@@ -177,7 +184,7 @@ def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=graph.outputs,
                 external_data=False,
                 verbose=False,
             )
@@ -202,14 +209,15 @@ def _difference(graph: _FullSize, path: Path) -> float:
     for more in _CHECKED:
         images = graph.images(*more)
         with torch.no_grad():
-            expected = graph(images).numpy()
+            expected = [values.numpy() for values in graph(images)]
         try:
-            (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
+            found = session.run(graph.outputs, {INPUT: images.numpy()})
         except Exception as error:
             raise Tag2maskError(f"the graph fails on images of {tuple(images.shape)}: {_REMEDY}") from error
-        if found.shape != expected.shape:
-            raise Tag2maskError(f"the graph returns logits of {found.shape}, not {expected.shape}: {_REMEDY}")
-        worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+        for ours, torchs in zip(found, expected, strict=True):
+            if ours.shape != torchs.shape:
+                raise Tag2maskError(f"the graph returns logits of {ours.shape}, not {torchs.shape}: {_REMEDY}")
+            worst = max(worst, float(np.abs(ours - torchs).max() / max(1.0, np.abs(torchs).max())))
     if not worst <= TOLERANCE:
         raise Tag2maskError(
             f"the graph's logits differ by {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"

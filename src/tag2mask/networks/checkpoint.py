@@ -264,12 +264,13 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         tuple(int(level) for level in values.get("edge_levels", ())),
         segmentation,
         str(values.get("licence", "")),
-        _intensity(values.get("intensity")),
+        parse_intensity(values.get("intensity")),
         int(values.get("background_cells", 0)),
     )
 
 
-def _intensity(value: Any) -> tuple[float, float] | None:
+def parse_intensity(value: Any) -> tuple[float, float] | None:
+    """The pixel values of black and white from JSON values, None if there are none; a `ValueError` for others."""
     if value is None:
         return None
     low, high = (float(each) for each in value)

@@ -17,7 +17,7 @@ from tag2mask.core.device import precision_on
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.profile import timed
 from tag2mask.networks.backbones.base import ceil_grid
-from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.onnx_network import PredictionNetwork
 from tag2mask.prediction.settings import OVERLAP, PredictSettings
 from tag2mask.prediction.tiles import Axis, tile_axis
 
@@ -62,12 +62,12 @@ class Block:
     logits: Tensor
 
 
-def common_stride(network: SegmentationNetwork) -> int:
+def common_stride(network: PredictionNetwork) -> int:
     """The least common multiple of the network's strides, in pixels."""
     return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
 
 
-def padded_side(network: SegmentationNetwork, side: int) -> int:
+def padded_side(network: PredictionNetwork, side: int) -> int:
     """The padded side of an image, chosen so that the cells of its mirror image coincide with its own.
 
     With the network's ``upsampling`` `cells` it is a multiple of all strides, with `corners` one pixel more; with
@@ -81,7 +81,7 @@ def padded_side(network: SegmentationNetwork, side: int) -> int:
 
 @torch.no_grad()
 def mean_logits(
-    network: SegmentationNetwork,
+    network: PredictionNetwork,
     images: Sequence[Tensor],
     settings: PredictSettings,
     device: torch.device,
@@ -149,7 +149,7 @@ def _check_finite(grids: Sequence[LogitGrid], settings: PredictSettings) -> None
 
 
 def _window_grids(
-    network: SegmentationNetwork, windows: Tensor, size: tuple[int, int], settings: PredictSettings
+    network: PredictionNetwork, windows: Tensor, size: tuple[int, int], settings: PredictSettings
 ) -> list[LogitGrid]:
     """The logits of windows, (N, 3, h, w) in [0, 1] at scale 1, at each scale, averaged with the mirror image.
 
@@ -225,7 +225,7 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
 
 
 @timed("network")
-def _logits(network: SegmentationNetwork, images: Tensor, valid: Tensor | None, settings: PredictSettings) -> Tensor:
+def _logits(network: PredictionNetwork, images: Tensor, valid: Tensor | None, settings: PredictSettings) -> Tensor:
     """The logits of images (N, 3, H, W), (N, C + 1, h, w); ``valid`` as in `NormalisingNetwork.normalise`."""
     with torch.autocast(
         images.device.type, torch.bfloat16, enabled=precision_on(settings.precision, images.device) == "bf16"

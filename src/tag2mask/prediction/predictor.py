@@ -20,8 +20,8 @@ from tag2mask.data.dataset import find_images
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.data.pixel_formats import Intensity, deep_kind, read_rgb
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.multiscale import Block, LogitGrid, interpolate, mean_logits
+from tag2mask.prediction.onnx_network import OnnxNetwork, PredictionNetwork, check_onnx_use
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import tile_axis
 from tag2mask.refine.crf import dense_crf
@@ -75,7 +75,7 @@ class Predictor:
 
     Args:
         network: is moved to the device and put into evaluation mode.
-        device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
+        device: `auto` takes the GPU if there is one and the network is not an `OnnxNetwork`; `cpu`; `cuda`.
         settings: by default one pass at scale 1.
         pixel_limit: files with more pixels are refused before they are decoded.
         intensity: the values that become black and white in images of more than 8 bits; None: as in training.
@@ -84,7 +84,7 @@ class Predictor:
         classes: C names, without background; class id = index + 1.
 
     Raises:
-        UsageError: `cuda` where there is none.
+        UsageError: `cuda` where there is none; `cuda` or the precision `bf16` for an `OnnxNetwork`.
 
     Examples:
         >>> import tag2mask
@@ -100,7 +100,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: SegmentationNetwork,
+        network: PredictionNetwork,
         device: str = "auto",
         settings: PredictSettings | None = None,
         *,
@@ -110,6 +110,9 @@ class Predictor:
         """Move the network to the device."""
         self.intensity = intensity or network.intensity
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
+        if isinstance(network, OnnxNetwork):
+            check_onnx_use(device, self.settings.precision)
+            device = "cpu"
         self.device = resolve_device(device)
         channels_last(network).to(self.device).eval()
         self.classes = network.classes
@@ -275,13 +278,16 @@ def load(
     """A predictor from a checkpoint. No code in the file is run, nothing is downloaded.
 
     Args:
-        path: a `.safetensors` file, or the folder of a run that trained one; other arguments as in `Predictor`.
+        path: a `.safetensors` file, the folder of a run that trained one, or an `.onnx` file of `tag2mask export onnx`;
+            other arguments as in `Predictor`.
 
     Raises:
         NetworkFileError: the file is damaged, or holds something else.
-        UsageError: there is no such file, the run has no segmentation network, or `cuda` where there is none.
+        UsageError: there is no such file, the run has no segmentation network, onnxruntime is not installed; or as
+            `Predictor`.
     """
-    network = load_segmentation_network(find_checkpoint(Path(path)))
+    file = find_checkpoint(Path(path))
+    network = OnnxNetwork(file) if file.suffix == ".onnx" else load_segmentation_network(file)
     return Predictor(network, device, settings, pixel_limit=pixel_limit, intensity=intensity)
 
 
@@ -296,7 +302,7 @@ def find_checkpoint(path: Path) -> Path:
         return file
     if (path / "config.yaml").is_file():
         raise UsageError(f"{file} does not exist; `tag2mask segment {path}` trains the network")
-    raise UsageError(f"{file} does not exist; give a run with a segmentation network, or its .safetensors file")
+    raise UsageError(f"{file} does not exist; give a run with a segmentation network, or a .safetensors or .onnx file")
 
 
 def _enlarge(index: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:

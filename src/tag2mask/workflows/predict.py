@@ -17,8 +17,8 @@ from tag2mask.data.classes import CLASS_IDS, write_class_ids
 from tag2mask.data.dataset import ImageSet, find_images
 from tag2mask.data.images import read_image, write_mask
 from tag2mask.data.manifest import ImageItem
-from tag2mask.networks.checkpoint import NetworkFileError, load_segmentation_network
-from tag2mask.prediction.predictor import Prediction, Predictor, find_checkpoint
+from tag2mask.networks.checkpoint import NetworkFileError
+from tag2mask.prediction.predictor import Prediction, Predictor, find_checkpoint, load
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import prefetch_images, reading_workers
 from tag2mask.runs.progress import Console, StageResult, progress_bar
@@ -49,7 +49,7 @@ class Predict(Stage):
 
     Args:
         place: a folder with images, an image, or a pattern.
-        model: the checkpoint, or the folder of a run that trained one.
+        model: the checkpoint, the folder of a run that trained one, or an `.onnx` file; see `load`.
         overlays: also write the masks over the images.
         overwrite: make everything again.
 
@@ -134,8 +134,7 @@ class Predict(Stage):
         """
         images, result = self.images(config, run), StageResult(self.name)
         self.require(config, run, images)
-        network = load_segmentation_network(self.model)
-        predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
+        predictor = load(self.model, config.device, config.predict, intensity=config.data.intensity)
         if self.overwrite:
             _clear(run)
         run.record_fingerprint(self, self.fingerprint(config, images))
