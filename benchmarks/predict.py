@@ -1,4 +1,4 @@
-"""Prediction on a CPU, compared with plain torch, one image and one direction per forward pass. Prints JSON.
+"""Prediction compared with plain torch, one image and one direction per forward pass. Prints JSON.
 
 python benchmarks/predict.py IMAGES --threads 1
 python benchmarks/predict.py IMAGES --backbone /models/mobilenet_v2 --onnx --published
@@ -41,7 +41,7 @@ PUBLISHED = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 @torch.no_grad()
 def plain(network: SegmentationNetwork, pixels: np.ndarray, scales: Sequence[float], *, flip: bool) -> np.ndarray:
     """The labels, (H, W), of an image, uint8 (H, W, 3)."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().contiguous() / 255
+    image = torch.from_numpy(pixels).to(network.pixel_mean.device).permute(2, 0, 1)[None].float().contiguous() / 255
     total: Tensor | float = 0.0
     for scale in scales:
         scaled = resize(image, scale)
@@ -53,7 +53,7 @@ def plain(network: SegmentationNetwork, pixels: np.ndarray, scales: Sequence[flo
             logits = (logits.flip(3) if mirrored else logits)[..., :height, :width]
             total = total + F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
     _, labels = total[0].softmax(0).max(0)  # type: ignore[index]
-    return labels.byte().numpy()
+    return labels.byte().cpu().numpy()
 
 
 def main() -> None:
@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="of images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--published", action="store_true", help="the six published scales with mirror images")
-    parser.add_argument("--onnx", action="store_true", help="also the exported network")
+    parser.add_argument("--onnx", action="store_true", help="also the exported network, on the CPU")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.checkpoint:
@@ -75,8 +76,8 @@ def main() -> None:
         network = build_segmentation_network(settings, tuple(f"class{number}" for number in range(9)), seed=0).eval()
     flip = bool(options.published)
     predict = PredictSettings(scales=PUBLISHED if flip else [1.0], flip=flip, precision="fp32")
-    own = deepcopy(network)
-    torchs = Predictor(deepcopy(network), "cpu", predict)
+    own = deepcopy(network).to(options.device)
+    torchs = Predictor(deepcopy(network), options.device, predict)
     sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "plain": lambda image: plain(own, image, predict.scales, flip=flip),
         "torch": torchs.predict,
@@ -98,7 +99,7 @@ def main() -> None:
         for side in sides if number else ():
             equal[side].append(float((labels[side] == labels["torch"]).mean()))
     result = {
-        "hardware": hardware(),
+        "hardware": hardware(options.device),
         "network": str(options.checkpoint or options.backbone),
         "scales": predict.scales,
         "mirror images": flip,
