@@ -2,6 +2,8 @@
 
 import json
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from shutil import copytree
 
@@ -384,3 +386,26 @@ def test_bf16_without_instructions_for_it_is_warned_of(emulated: bool, monkeypat
     assert slow_settings(config, ["train"]) == []
     warned = slow_settings(config, ["train", "cams"])
     assert len(warned) == emulated and all("--cams.precision" in sentence for sentence in warned)
+
+
+FAULTS = """
+import resource, torch
+from tag2mask.core.device import retained_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(1 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with retained_memory():
+    pass
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the thresholds are glibc's")
+def test_tensors_are_not_mapped_anew_after_a_training() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 1000  # 4 MB are a thousand pages; ten tensors would be ten thousand
