@@ -80,8 +80,8 @@ def retained_memory() -> Iterator[None]:
 def release_memory() -> None:
     """Return freed blocks to the system, from now on at the thresholds that glibc would have raised its own to.
 
-    It raises them with the sizes that are freed until a threshold is set, mallopt(3): with the initial ones, every tensor
-    from 128 kB on would be mapped anew, and the dense CRF would take twice as long after a training as before.
+    It raises them with the sizes that are freed until one is set, mallopt(3): with the initial ones, every tensor from
+    128 kB on would be mapped anew, and the dense CRF would take twice as long after a training as before.
     """
     library = _glibc()
     if library is not None:
