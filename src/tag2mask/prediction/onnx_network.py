@@ -22,7 +22,7 @@ INPUT, OUTPUT, CELLS = "images", "logits", "cells"
 
 
 class OnnxNetwork(nn.Module):
-    """An exported `SegmentationNetwork`, as far as prediction needs one. No code in the file is run.
+    """An exported `SegmentationNetwork`, as far as prediction needs one, in fp32. No code in the file is run.
 
     Args:
         path: is read with as many threads as torch has now.
@@ -91,16 +91,6 @@ class OnnxNetwork(nn.Module):
 
 
 PredictionNetwork = SegmentationNetwork | OnnxNetwork
-
-
-def check_onnx_use(device: str, precision: str) -> None:
-    """Raise a `UsageError` for a device or a precision that an `OnnxNetwork` does not have."""
-    if device == "cuda":
-        raise UsageError(
-            "an .onnx network runs on the CPU; use --device cpu or auto, or the run or its .safetensors file"
-        )
-    if precision == "bf16":
-        raise UsageError("an .onnx network computes in fp32, and predict.precision is bf16; use auto or fp32")
 
 
 def _session(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, cast, overload
@@ -21,7 +21,7 @@ from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.data.pixel_formats import Intensity, deep_kind, read_rgb
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.multiscale import Block, LogitGrid, interpolate, mean_logits
-from tag2mask.prediction.onnx_network import OnnxNetwork, PredictionNetwork, check_onnx_use
+from tag2mask.prediction.onnx_network import OnnxNetwork, PredictionNetwork
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import tile_axis
 from tag2mask.refine.crf import dense_crf
@@ -76,7 +76,7 @@ class Predictor:
     Args:
         network: is moved to the device and put into evaluation mode.
         device: `auto` takes the GPU if there is one and the network is not an `OnnxNetwork`; `cpu`; `cuda`.
-        settings: by default one pass at scale 1.
+        settings: by default one pass at scale 1; an `OnnxNetwork` computes in fp32 whatever they say.
         pixel_limit: files with more pixels are refused before they are decoded.
         intensity: the values that become black and white in images of more than 8 bits; None: as in training.
 
@@ -84,7 +84,7 @@ class Predictor:
         classes: C names, without background; class id = index + 1.
 
     Raises:
-        UsageError: `cuda` where there is none; `cuda` or the precision `bf16` for an `OnnxNetwork`.
+        UsageError: `cuda` where there is none, or for an `OnnxNetwork`.
 
     Examples:
         >>> import tag2mask
@@ -111,8 +111,11 @@ class Predictor:
         self.intensity = intensity or network.intensity
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         if isinstance(network, OnnxNetwork):
-            check_onnx_use(device, self.settings.precision)
-            device = "cpu"
+            if device == "cuda":
+                raise UsageError(
+                    "an .onnx network runs on the CPU; use --device cpu or auto, or the run or its .safetensors file"
+                )
+            device, self.settings = "cpu", replace(self.settings, precision="fp32")
         self.device = resolve_device(device)
         channels_last(network).to(self.device).eval()
         self.classes = network.classes

@@ -93,8 +93,11 @@ class Predict(Stage):
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of prediction, the digest of the network, and the folder that the IDs are relative to."""
+        predict: Settings = plain(config.predict, affecting=True)
+        if self.model.suffix == ".onnx":  # the precision of the machine does not matter
+            predict["precision"] = "fp32"
         return {
-            "predict": plain(config.predict, affecting=True),
+            "predict": predict,
             "network": self.network,
             "images": str(images.root.resolve()),
         }
