@@ -124,6 +124,7 @@ def test_a_file_that_does_not_fit_is_refused(exported: Path, tmp_path: Path) -> 
         {"stride": "four"},
         {"fill": "[0, 1]"},
         {"fill": "[NaN, 0, 0]"},
+        {"fill": "[0.5, 124, 0.5]"},
         {"upsampling": "nearest"},
         {"classes": '["cat", "dog"]'},
         {"classes": '["background", 7]'},

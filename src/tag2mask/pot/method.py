@@ -82,7 +82,7 @@ def transport_cams(
         tags: (N, C) bool, the classes of each image; an image without tags gets background alone.
         settings: the defaults if None.
         valid: (N, h, w) bool, False = padding, which is never a seed and receives no mass; None = all valid.
-        generator: of k-means; None is deterministic and independent of the rest of the batch.
+        generator: of k-means; None is deterministic and, up to rounding, independent of the rest of the batch.
 
     Returns:
         the CAMs, in float32 whatever the precision of the features. Gradients flow into the features.

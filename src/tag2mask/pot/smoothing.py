@@ -30,16 +30,16 @@ def self_affinity(
         the features, unit length again, and the slots with each tag's CAM divided by its new maximum + 1e-5, background
         1 − max over tags. Padding is excluded. Gradients flow into features and CAMs, not through the affinity.
         Features with more channels than pixels that need no gradient become `coordinates`, (N, n, n), with the same
-        inner products up to 1e-6.
+        inner products up to 2e-6, if the whole affinity fits into one block.
     Source: ours.
     """
     alike, pixels = features.detach(), features.shape[1]
     step = max(1, _LARGEST_BLOCK // (len(features) * pixels))
-    is_wide = features.shape[2] > pixels and not features.requires_grad
     cosines = None
-    if is_wide or step >= pixels:
+    if step >= pixels:
         cosines = inner_products(alike)  # (N, n, n)
-        features = coordinates(cosines, features) if is_wide else features
+        if features.shape[2] > pixels and not features.requires_grad:
+            features = coordinates(cosines, features)
     tags = slots.base[:, 1:]  # (N, J, n)
     both = torch.cat([features, tags.transpose(1, 2)], 2)  # (N, n, D + J)
     far = (~slots.valid[:, None]).to(features.dtype) * -1e9  # (N, 1, n)
@@ -76,8 +76,8 @@ def inner_products(points: Tensor) -> Tensor:
 def coordinates(products: Tensor, points: Tensor) -> Tensor:
     """Points with the given inner products in n coordinates, (N, n, n); ``points`` itself if rounding prevents it.
 
-    The coordinates are the Cholesky factor of the products, with 1e-6 more on the diagonal. The later steps of POT read
-    inner products alone, and cost as if there were n channels.
+    The coordinates are the Cholesky factor of the products, with a diagonal multiplied by 1 + 1e-6. The later steps of
+    POT read inner products alone, and cost as if there were n channels.
 
     Source: ours.
     """

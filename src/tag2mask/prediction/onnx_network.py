@@ -2,7 +2,6 @@
 
 import json
 from importlib.util import find_spec
-from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,7 +41,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.session = _session(path)
         known = self.session.get_modelmeta().custom_metadata_map
-        if "classes" not in known or "remainder" not in known:
+        if "classes" not in known:
             raise NetworkFileError(
                 f"{path} is not a network of tag2mask: its metadata has no classes; `tag2mask export onnx` writes what "
                 "is needed"
@@ -63,7 +62,7 @@ class OnnxNetwork(nn.Module):
             self.intensity = parse_intensity(json.loads(known.get("intensity", "null")))
             sound = background == "background" and all(isinstance(name, str) for name in names)
             sound &= self.upsampling in get_args(Upsampling) and min(self.stride, unit) > 0
-            if not sound or not all(isfinite(value) for value in (red, green, blue)):
+            if not sound or not all(0 <= value <= 1 for value in (red, green, blue)):
                 raise ValueError("values out of range")
         except (UsageError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NetworkFileError(
