@@ -12,9 +12,9 @@ from tag2mask.doctor.machine import PROGRAMS, Probe, Probes, devices, facts, siz
 if TYPE_CHECKING:
     from tag2mask.runs.config import Config
 
-WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 2e9, "segment": 6e9}
+WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 3e9, "segment": 6e9}
 """Approximate bytes. Measured with the preset `own` on VOC: 5.9 GB for `train` (ResNet-50, 16 images of 320 pixels),
-2.1 for `cams`, 0.7 for `refine` with two images at a time, of eight; the others are estimates from these."""
+2.1 for `cams`, 0.7 for `refine` with two images at a time (up to eight are); the others are estimates from these."""
 
 _LESS_MEMORY = {
     "seeds": "--seeds.batch_size 1 and a lower --seeds.long_side",

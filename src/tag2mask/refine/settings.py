@@ -60,7 +60,8 @@ class RefineSettings(Checked):
         long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
             null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are
             pixels at this size; published ones suit 500.
-        batch_size: images refined side by side, at most one per core of the CPU; fewer need less memory.
+        batch_size: images refined side by side, at most one per core of the CPU, each with 1 GB of memory per million
+            pixels; with `long_side` null always one.
     """
 
     method: Method = "crf"

@@ -114,12 +114,15 @@ class Refine(Stage):
         inputs = read_refine_inputs(todo, cams, config, device, result, thresholds)
         threads = 1 if propose else threads_of_images(config, device)  # a model takes all cores, and much memory
 
-        def refined(each: RefineInput) -> tuple[RefineInput, Tensor | None, Tensor]:
-            edge = None if network is None else _edge(network, each.image)
+        # In this thread: a network takes all cores, and its result must not depend on `refine.batch_size`.
+        with_edges = ((each, None if network is None else _edge(network, each.image)) for each in inputs)
+
+        def refined(pair: tuple[RefineInput, Tensor | None]) -> tuple[RefineInput, Tensor | None, Tensor]:
+            each, edge = pair
             return each, edge, refined_mask(each.image, each.cams, each.size, config.refine, edge, propose)
 
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
-            for each, edge, mask in map_computing(refined, inputs, threads=threads):
+            for each, edge, mask in map_computing(refined, with_edges, threads=threads):
                 if edge is not None:
                     write_fractions(run / f"refine/edges/{each.item.id}.png", edge.cpu().numpy())
                 write_mask(run / f"masks/{each.item.id}.png", mask.cpu().numpy(), made_from=each.origin)

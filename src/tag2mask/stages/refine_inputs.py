@@ -109,8 +109,12 @@ def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Map
 
 
 def threads_of_images(config: Config, device: torch.device) -> int:
-    """How many images are refined side by side: on a CPU, one per core, at most `refine.batch_size`."""
-    return min(torch.get_num_threads(), config.refine.batch_size) if device.type == "cpu" else 1
+    """How many images are refined side by side: on a CPU, one per core, at most `refine.batch_size`.
+
+    One at a time if images keep their size: each may then take many gigabytes.
+    """
+    alone = device.type != "cpu" or config.refine.long_side is None
+    return 1 if alone else min(torch.get_num_threads(), config.refine.batch_size)
 
 
 def read_refine_inputs(
