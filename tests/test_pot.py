@@ -140,6 +140,15 @@ def test_wide_features_of_length_zero() -> None:
     close(found.cams, transport_cams(torch.zeros(1, 5, 8, 9), problem.cams, problem.tags, DEFAULT).cams)
 
 
+def test_an_image_does_not_depend_on_one_that_has_no_coordinates() -> None:
+    problem = random_problem(tag_counts=(3, 2), channels=200, ragged=False)
+    alone = transport_cams(problem.features[:1], problem.cams[:1], problem.tags[:1], DEFAULT)
+    problem.features[1, :, :4] = 0  # cosines of zeros have no Cholesky factor
+    both = transport_cams(problem.features, problem.cams, problem.tags, DEFAULT)
+    assert (alone.prototypes.shape[3], both.prototypes.shape[3]) == (72, 200)
+    torch.testing.assert_close(both.cams[:1], alone.cams, atol=1e-5, rtol=0)
+
+
 def test_wide_features_keep_their_channels_where_rounding_prevents_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(channels=200)
     expected = transport_cams(problem.features, problem.cams, problem.tags, DEFAULT, valid=problem.valid).cams

@@ -65,7 +65,7 @@ def test_a_flat_map_without_edges_stays_and_a_wall_stops_the_walk() -> None:
     assert float(walked[0, :, :5].min()) > 0.3 and float(walked[0, :, 7:].max()) == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, 3])
 def test_each_map_walks_as_if_alone(count: int) -> None:
     generator = torch.Generator().manual_seed(1)
     cams, edge = torch.rand(count, 7, 9, generator=generator), torch.rand(7, 9, generator=generator)

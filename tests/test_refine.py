@@ -1,5 +1,9 @@
 """From CAMs to masks: the rules for labels, each method on problems whose answer is known."""
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.prefetch import map_computing
-from tag2mask.core.profile import read_profile, start_profile
+from tag2mask.core.profile import read_profile, start_profile, timed
 from tag2mask.refine import masks
 from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
 from tag2mask.refine.masks import IGNORED, ClassMaps, refined_mask, sure_labels
@@ -140,7 +144,8 @@ def test_images_without_a_tag_and_of_many_sizes() -> None:
 
 def test_masks_of_images_side_by_side_have_the_same_bytes_and_order() -> None:
     image, truth = square()
-    own, seen = torch.get_num_threads(), []
+    before, seen, taken = torch.get_num_threads(), [], []
+    torch.set_num_threads(2)
 
     def refined(turns: int) -> torch.Tensor:
         seen.append(torch.get_num_threads())
@@ -149,15 +154,39 @@ def test_masks_of_images_side_by_side_have_the_same_bytes_and_order() -> None:
         cam = coarse(truth.roll(turns), background=True)
         return refined_mask(image.roll(turns, 0), cam, SIZE, RefineSettings(method="irn+crf"), edge_map(truth))
 
-    one = list(map_computing(refined, range(4), threads=1))
-    seen.clear()
+    def items() -> Iterator[int]:
+        for turns in range(4):
+            taken.append((threading.get_ident(), torch.get_num_threads()))
+            yield turns
+
+    def of_new_thread() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    try:
+        one = list(map_computing(refined, range(4), threads=1))
+        assert seen == [2] * 4
+        seen.clear()
+        assert all(map(torch.equal, map_computing(refined, items(), threads=3), one))
+        assert seen == [1] * 4 and taken == [(threading.get_ident(), 2)] * 4
+        assert (torch.get_num_threads(), of_new_thread()) == (2, 2)
+        with pytest.raises(UsageError, match="the ninth"):
+            list(map_computing(refined, [0, 9, *range(100)], threads=2))
+        assert len(seen) < 20 and (torch.get_num_threads(), of_new_thread()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_profile_counts_the_wait_for_threads_and_not_their_work() -> None:
+    @timed("network")
+    def work(_: int) -> None:
+        with timed("writing"):
+            torch.rand(1000, 100).sort()
+
     start_profile()
-    assert all(map(torch.equal, map_computing(refined, range(4), threads=3), one))
-    assert seen == [1] * 4 and torch.get_num_threads() == own
-    assert read_profile()["method"] > 0  # the wait of this thread alone
-    with pytest.raises(UsageError, match="the ninth"):
-        list(map_computing(refined, [0, 9, *range(100)], threads=2))
-    assert len(seen) < 20 and torch.get_num_threads() == own
+    list(map_computing(work, range(4), threads=2))
+    found = read_profile()
+    assert found["method"] > 0 and (found["network"], found["writing"]) == (0, 0)
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from tag2mask.core.profile import timed, uncounted
+from tag2mask.core.profile import stop_counting, timed
 
 _AHEAD = 8
 """Items per thread that are submitted and not yet consumed."""
@@ -25,36 +25,38 @@ def map_ahead(work: Callable[[Item], Answer], items: Iterable[Item], *, threads:
 def map_computing(work: Callable[[Item], Answer], items: Iterable[Item], *, threads: int) -> Iterator[Answer]:
     """``work(item)`` for each item, in order, by ``threads`` threads whose torch operations take one core each.
 
-    This is faster than all cores for each operation. One thread is the caller's, with all cores for each operation.
+    With as many threads as cores, this is faster than all cores for each operation. The caller's thread takes the
+    ``items``; with one thread it also does the work, with all cores. Threads started by others meanwhile have one core
+    too.
     """
     if threads == 1:
         yield from map(work, items)
         return
-    own = torch.get_num_threads()
+    cores = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=_take_one_core) as pool:
             yield from _mapped(pool, work, items, 2 * threads, timed("method")(Future.result))
     finally:
-        torch.set_num_threads(own)  # of threads to come; this one has kept its number
+        torch.set_num_threads(cores)  # of threads to come; this one has kept its number
 
 
 def _take_one_core() -> None:
     torch.set_num_threads(1)
-    uncounted()
+    stop_counting()
 
 
 def _mapped(
     pool: Executor,
     work: Callable[[Item], Answer],
     items: Iterable[Item],
-    most: int,
+    limit: int,
     result: Callable[[Future[Answer]], Answer],
 ) -> Iterator[Answer]:
-    """Results in order, with at most ``most`` items submitted and not yet consumed."""
+    """Results in order, with at most ``limit`` items submitted and not yet consumed."""
     ahead: deque[Future[Answer]] = deque()
     try:
         for item in items:
-            if len(ahead) == most:
+            if len(ahead) == limit:
                 yield result(ahead.popleft())
             ahead.append(pool.submit(work, item))
         while ahead:

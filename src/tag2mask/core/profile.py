@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 
 Part = Literal["network", "method", "writing", "waiting", "reading"]
-"""`method`: POT, CRF and random walk, or waiting for threads that compute them with their networks (`uncounted`);
-`waiting`: for what threads read; `reading`: in these threads, side by side."""
+"""`method`: POT, CRF and random walk, or waiting for threads that compute these (`stop_counting`); `waiting`: for what
+threads read; `reading`: in these threads, side by side."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -39,8 +39,8 @@ def read_profile() -> dict[Part, float]:
     return dict(_seconds or {})
 
 
-def uncounted() -> None:
-    """Count nothing in this thread: its seconds pass while another one, which counts them, waits for it."""
+def stop_counting() -> None:
+    """Count nothing more in this thread: its seconds pass while another one, which counts them, waits for it."""
     _clock.counts = False
 
 

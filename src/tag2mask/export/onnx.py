@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path, remove_partial_of
+from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.networks.heads import ConcatHead
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.multiscale import common_stride, padded_side
-from tag2mask.prediction.onnx_network import CELLS, INPUT, OUTPUT
+from tag2mask.prediction.onnx_network import CELLS, INPUT, OUTPUT, open_session
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
 """The packages of the extra `onnx`."""
@@ -197,13 +198,9 @@ def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
 
 def _difference(graph: _FullSize, path: Path) -> float:
     """The largest difference of the file from ``graph``; a `Tag2maskError` if it is too large or a size fails."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises errors of many kinds
+        session = open_session(path)
+    except NetworkFileError as error:
         raise Tag2maskError(f"onnxruntime cannot load the graph: {_REMEDY}") from error
     worst = 0.0
     for more in _CHECKED:

@@ -39,7 +39,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.session = _session(path)
+        self.session = open_session(path)
         known = self.session.get_modelmeta().custom_metadata_map
         if "classes" not in known:
             raise NetworkFileError(
@@ -92,7 +92,8 @@ class OnnxNetwork(nn.Module):
 PredictionNetwork = SegmentationNetwork | OnnxNetwork
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
+    """An onnxruntime session of a graph, on the CPU, with torch's number of threads; errors as of `OnnxNetwork`."""
     if find_spec("onnxruntime") is None:
         raise UsageError(f"{path} needs onnxruntime; pip install 'tag2mask[onnx]', or give the .safetensors file")
     import onnxruntime

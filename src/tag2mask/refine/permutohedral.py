@@ -22,7 +22,7 @@ _FARTHEST = 2.0**22
 """The largest coordinate, in cells, that float32 represents with a fraction."""
 
 _VECTOR = 8
-"""Numbers that AVX2 stores at once; CPUs take up to twice as long for sums of rows with another number of columns."""
+"""Numbers that AVX2 stores at once; sums of rows with another number of columns are slower on CPUs."""
 
 _TOO_FAR = "the points of a Gaussian filter lie too far apart; use larger standard deviations"
 
