@@ -6,6 +6,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,24 +94,29 @@ def _rezipped(content: bytes, change: Callable[[str, bytes], bytes], method: int
     return file.getvalue()
 
 
-def _compressed(path: Path, zeros: int = 1 << 32) -> None:
-    """A file of torch whose tensor is compressed to a thousandth."""
-    saved = io.BytesIO()
+@cache
+def _bomb() -> bytes:
+    """A file of torch whose tensor is compressed to a two-hundredth."""
+    saved, packed = io.BytesIO(), io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(3)}, saved)
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
         for member in old.infolist():
             if not member.filename.endswith("data/0"):
                 new.writestr(member.filename, old.read(member))
                 continue
             with new.open(member.filename, "w", force_zip64=True) as file:
-                for _ in range(zeros >> 20):
+                for _ in range(1 << 12):
                     file.write(bytes(1 << 20))
+    return packed.getvalue()
+
+
+def _compressed(path: Path) -> None:
+    path.write_bytes(_bomb())
 
 
 def _followed(path: Path) -> None:
-    """The same with half of the mark of an end behind its end, so that zipfile finds none, and torch does."""
-    _compressed(path)
-    path.write_bytes(path.read_bytes() + b"PK\5\6")
+    """With half of the mark of an end behind its end, so that zipfile finds none, and torch does."""
+    path.write_bytes(_bomb() + b"PK\5\6")
 
 
 def _claiming(path: Path) -> None:
