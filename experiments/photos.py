@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tag2mask.cams.inference import image_maps, resize_long_side
 from tag2mask.networks import load_network
 from tag2mask.pot import PotSettings
-from tag2mask.refine.masks import ClassMaps, refined_masks
+from tag2mask.refine.masks import ClassMaps, refined_mask
 from tag2mask.refine.settings import RefineSettings
 
 IMAGES = {"cat": skimage.data.cat, "person": skimage.data.astronaut}
@@ -41,8 +41,8 @@ def main() -> None:
         maps = image_maps(network, pixels, tags, scales=[1.0, 0.5, 1.5, 2.0], flip=True)
         result = maps.transport(PotSettings())
         cams = ClassMaps(result.slots.ids[0].to(torch.uint8), result.maps[0])
-        (mask,) = refined_masks([image], [cams], [size], RefineSettings(method="crf"))
-        cut_out = np.where(mask.labels.numpy()[:, :, None] > 0, image.numpy(), 255)
+        mask = refined_mask(image, cams, size, RefineSettings(method="crf"))
+        cut_out = np.where(mask.numpy()[:, :, None] > 0, image.numpy(), 255)
 
         def enlarged(grid: torch.Tensor, size: tuple[int, ...] = size) -> np.ndarray:
             return F.interpolate(grid[None, None].float(), size=size, mode="bilinear")[0, 0].numpy()

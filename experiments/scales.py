@@ -24,7 +24,7 @@ from tag2mask.data.cam_files import CamFile, full_resolution
 from tag2mask.networks import PotNetwork
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import normalised_cams
-from tag2mask.refine.masks import ClassMaps, refined_masks
+from tag2mask.refine.masks import ClassMaps, refined_mask
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.batches import read_batches, sized_batches
 from tag2mask.runs.config import Config
@@ -118,7 +118,7 @@ def measure(run: Path, split: str | None, every: int, crf: bool, kinds: Sequence
                     if crf and kind == "pot":
                         rgb = (pixels[number].permute(1, 2, 0) * 255).round().byte()
                         own_maps = ClassMaps(torch.from_numpy(ids).byte(), torch.from_numpy(cam.cams).float())
-                        mask = refined_masks([rgb], [own_maps], [truth.shape], refine)[0].labels.numpy()
+                        mask = refined_mask(rgb, own_maps, truth.shape, refine).numpy()
                         counts[name, "crf"].append(counts_of(mask, truth, len(images.classes)))
             done += 1
             if done % 50 == 0:

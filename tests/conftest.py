@@ -45,6 +45,11 @@ hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machi
 hypothesis.settings.load_profile("any speed")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many processes again as cores: a quarter of the time, tests wait for browsers and commands."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others in their order."""
     places = {name: place for place, name in enumerate(LONGEST)}

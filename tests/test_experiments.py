@@ -1,9 +1,11 @@
 """The experiment runner: error bars by hand, counts against the confusion matrix, wrong tags, and the whole command."""
 
+import ast
 import csv
 import json
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 
@@ -34,6 +36,17 @@ import methods
 import picture
 import proposals
 import wrong_tags
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")])
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_imports_what_there_is(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tag2mask":
+            module = import_module(node.module)
+            assert [each.name for each in node.names if not hasattr(module, each.name)] == []
 
 
 def random_counts(images: int, classes: int, seed: int) -> np.ndarray:

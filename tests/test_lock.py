@@ -29,7 +29,7 @@ from tag2mask.runs.lock import run_lock, process_lock
 folder, shard, go = Path(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
 print("ready", flush=True)
 while not go.exists():
-    pass
+    time.sleep(0.001)
 try:
     with process_lock(folder, "cams", shard) if isinstance(shard, int) else run_lock(folder, "cams", shard):
         print("held", flush=True)
@@ -39,12 +39,23 @@ except UsageError as error:
 """
 
 
-def asking(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> "subprocess.Popen[str]":
-    """A process that takes the lock as soon as ``go`` exists, and holds it until its input ends."""
-    arguments = [sys.executable, "-c", HOLD, str(folder), repr(shard), str(go)]
-    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
+Shard = tuple[int, int] | int | None
+"""A shard i/n, the number of another process of the command, or the whole."""
+
+
+def asking(folder: Path, *each: tuple[Path, Shard]) -> list["subprocess.Popen[str]"]:
+    """Processes that take the lock for a shard as soon as a file exists, and hold it until their input ends."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder), repr(shard), str(go)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for go, shard in each
+    ]
+    assert [answer(process) for process in processes] == ["ready"] * len(processes)
+    return processes
 
 
 def answer(process: "subprocess.Popen[str]") -> str:
@@ -56,9 +67,9 @@ def release(process: "subprocess.Popen[str]") -> None:
     process.communicate("", timeout=60)
 
 
-def holding(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> "subprocess.Popen[str]":
+def holding(folder: Path, go: Path, shard: Shard = None) -> "subprocess.Popen[str]":
     go.touch()
-    process = asking(folder, go, shard)
+    (process,) = asking(folder, (go, shard))
     assert answer(process) == "held"
     return process
 
@@ -87,7 +98,7 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> No
         assert locks(folder) == WHOLE
     for attempt in range(3):
         go = tmp_path / f"go{attempt}"
-        asked = [asking(folder, go) for _ in range(5)]
+        asked = asking(folder, *[(go, None)] * 5)
         go.touch()
         answers = [answer(process) for process in asked]
         assert sorted(word.split()[0] for word in answers) == ["held", *["refused"] * 4]
@@ -187,7 +198,7 @@ def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) ->
 def test_a_process_that_outlives_the_main_one_keeps_others_out(tmp_path: Path) -> None:
     out, go = tmp_path / "out", tmp_path / "go"
     main_one = holding(out, go)
-    second = holding(out, go, 1)  # type: ignore[arg-type]  # its number, in place of a shard
+    second = holding(out, go, 1)
     main_one.kill()
     main_one.wait()
     with (
@@ -207,8 +218,12 @@ def test_whatever_order_they_are_killed_in_a_second_command_waits_for_the_last(
     tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     """Three processes of a command, the main one first; the second one starts anew, and so excludes all shards."""
-    out, go = tmp_path / "out", tmp_path / "go"
-    alive = [holding(out, go, number) for number in (None, 1, 2)]  # type: ignore[arg-type]
+    out = tmp_path / "out"
+    goes = [tmp_path / f"go{number}" for number in range(3)]
+    alive = asking(out, *zip(goes, (None, 1, 2), strict=True))
+    for process, go in zip(alive, goes, strict=True):
+        go.touch()
+        assert answer(process) == "held"
     for place in order:
         with pytest.raises(UsageError, match="is being written to by"), run_lock(out, "train"):
             pass

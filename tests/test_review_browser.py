@@ -2,7 +2,7 @@
 
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import copytree
 from urllib.parse import urlsplit
@@ -365,7 +365,7 @@ def test_the_key_stays_with_the_review(page: webdriver.Chrome, served: Served) -
 
     assert page.get_cookies() == []
     assert key not in page.title and key not in page.page_source
-    with HTTPServer(("127.0.0.1", 0), Listener) as other:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as other:
         threading.Thread(target=other.serve_forever).start()
         page.execute_script(f"location.href = 'http://127.0.0.1:{other.server_port}/'")
         until(page, lambda: page.title == "other")
