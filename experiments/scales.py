@@ -1,6 +1,6 @@
 """The mIoU of POT CAMs and of CRF masks against the cost of sets of scales and mirror images.
 
-python experiments/scales.py RUN [--split train] [--every 1] [--crf]
+python experiments/scales.py RUN [--split train] [--every 1] [--crf] [--sets "1, 0.5, 2" …]
 
 The cost of a set is its pixels through the network, relative to the image at scale 1. RUN has a trained network and
 ground truth. Every second image chooses, the others report.
@@ -64,7 +64,6 @@ SETS |= {
     "1, 1 m, ½, ½ m, 1½": ((1.0, False), (1.0, True), (0.5, False), (0.5, True), (1.5, False)),
     "1, ½ m, 2 m": ((1.0, False), (0.5, True), (2.0, True)),
 }
-VIEWS = sorted({view for views in SETS.values() for view in views})
 
 
 def cost(views: Sequence[View]) -> float:
@@ -85,8 +84,11 @@ def maps_of(network: PotNetwork, image: Tensor, view: View, grid: list[int]) -> 
     return found[0], found[1]
 
 
-def measure(run: Path, split: str | None, every: int, crf: bool, kinds: Sequence[str]) -> None:
+def measure(
+    run: Path, split: str | None, every: int, crf: bool, kinds: Sequence[str], sets: dict[str, tuple[View, ...]]
+) -> None:
     """Print the table."""
+    needed = sorted({view for views in sets.values() for view in views})
     config, images = open_run(run, split)
     items = images.items.filter(lambda item: item.truth is not None)
     items = images.of(items[::every]).items
@@ -102,9 +104,9 @@ def measure(run: Path, split: str | None, every: int, crf: bool, kinds: Sequence
             image = resize_long_side(pixels[number : number + 1], config.cams.long_side)
             tags = torch.from_numpy(images.tag_matrix([item]))
             grid = [-(-side // network.stride) for side in image.shape[2:]]
-            views = {view: maps_of(network, image, view, grid) for view in VIEWS}
+            views = {view: maps_of(network, image, view, grid) for view in needed}
             truth = images.read_truth(item)
-            for name, own in SETS.items():
+            for name, own in sets.items():
                 cams = torch.stack([views[view][0] for view in own]).sum(0)
                 features = torch.stack([views[view][1] for view in own]).sum(0)
                 maps = ImageMaps(normalised_cams(cams), F.normalize(features, dim=1), tags, torch.zeros(tags.shape))
@@ -145,8 +147,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--crf", action="store_true")
     parser.add_argument("--kinds", default="pot")
+    parser.add_argument("--sets", nargs="*", default=[*SETS], choices=[*SETS], metavar="SET")
     known = parser.parse_args()
-    measure(known.run, known.split, known.every, known.crf, known.kinds.split(","))
+    sets = {name: SETS[name] for name in (next(iter(SETS)), *known.sets)}
+    measure(known.run, known.split, known.every, known.crf, known.kinds.split(","), sets)
 
 
 if __name__ == "__main__":
