@@ -34,9 +34,9 @@ from tag2mask.runs.progress import StageResult
 View = tuple[float, bool]
 """A scale, and whether the image is mirrored."""
 
-TODAY = tuple((scale, mirrored) for scale in (1.0, 0.5, 1.5, 2.0) for mirrored in (False, True))
+PUBLISHED = tuple((scale, mirrored) for scale in (1.0, 0.5, 1.5, 2.0) for mirrored in (False, True))
 
-SETS: dict[str, tuple[View, ...]] = {"1, ½, 1½, 2, both (default)": TODAY} | {
+SETS: dict[str, tuple[View, ...]] = {"1, ½, 1½, 2, both (published)": PUBLISHED} | {
     f"{', '.join(f'{scale:g}' for scale in scales)}{', both' if both else ''}": tuple(
         (scale, mirrored) for scale in scales for mirrored in ((False, True) if both else (False,))
     )
@@ -129,12 +129,12 @@ def measure(
 
 
 def table(counts: dict[tuple[str, str], list[Counts]], config: Config, classes: Sequence[str]) -> None:
-    """Print figures and differences to the default, on all images and on each half."""
+    """Print figures and differences to the published set, on all images and on each half."""
     ids = class_ids(config.evaluate.class_names(), classes) or range(len(classes) + 1)
-    default = next(iter(SETS))
-    print("| set | cost | kind | mIoU | minus default | even images | odd images |\n|---|---|---|---|---|---|---|")
+    published = next(iter(SETS))
+    print("| set | cost | kind | mIoU | minus published | even images | odd images |\n|---|---|---|---|---|---|---|")
     for (name, kind), rows in sorted(counts.items(), key=lambda pair: cost(SETS[pair[0][0]])):
-        own, base = np.stack(rows), np.stack(counts[default, kind])
+        own, base = np.stack(rows), np.stack(counts[published, kind])
         halves = " | ".join(str(paired([own[k::2]], [base[k::2]], ids)) for k in (0, 1))
         figures = f"{estimate([own], ids)} | {paired([own], [base], ids)} | {halves}"
         print(f"| {name} | {cost(SETS[name]):.2f} | {kind} | {figures} |")
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--crf", action="store_true")
     parser.add_argument("--kinds", default="pot")
-    parser.add_argument("--sets", nargs="*", default=[*SETS], choices=[*SETS], metavar="SET")
+    parser.add_argument("--sets", nargs="*", default=[*SETS], choices=[*SETS], help="besides the published one")
     known = parser.parse_args()
     sets = {name: SETS[name] for name in (next(iter(SETS)), *known.sets)}
     measure(known.run, known.split, known.every, known.crf, known.kinds.split(","), sets)

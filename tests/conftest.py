@@ -45,9 +45,10 @@ hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machi
 hypothesis.settings.load_profile("any speed")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many processes again as cores: a quarter of the time, tests wait for browsers and commands."""
-    return (os.cpu_count() or 1) * 3 // 2
+    """One and a half processes per core, since tests often wait for browsers and commands."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -115,7 +115,7 @@ def _compressed(path: Path) -> None:
 
 
 def _followed(path: Path) -> None:
-    """With half of the mark of an end behind its end, so that zipfile finds none, and torch does."""
+    """The same file and the beginning of another mark of an end: zipfile then finds no end, and torch does."""
     path.write_bytes(_bomb() + b"PK\5\6")
 
 

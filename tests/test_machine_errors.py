@@ -183,7 +183,7 @@ def test_at_every_stage_a_full_disk_is_named(scenes: Path, small_disk: Callable[
             assert f"no space left on the disk of {out}/" in said and "error: unexpected" not in said, said
             assert "free some, and the same command continues from there" in said
             full.add(said.partition(f"{out}/")[2].partition(";")[0])
-            size += max(4, size // 5)
+            size += max(4, size // 10)
             small_disk(size)
         capsys.readouterr()
         size = sum(path.stat().st_blocks for path in out.rglob("*")) // 2 + 4

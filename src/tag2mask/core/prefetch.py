@@ -25,9 +25,9 @@ def map_ahead(work: Callable[[Item], Answer], items: Iterable[Item], *, threads:
 def map_computing(work: Callable[[Item], Answer], items: Iterable[Item], *, threads: int) -> Iterator[Answer]:
     """``work(item)`` for each item, in order, by ``threads`` threads whose torch operations take one core each.
 
-    With as many threads as cores, this is faster than all cores for each operation. The caller's thread takes the
-    ``items``; with one thread it also does the work, with all cores. Threads started by others meanwhile have one core
-    too.
+    With as many threads as cores, this is faster than all cores for each operation. The caller's thread iterates over
+    ``items``; with one thread it also does the work, with all cores. While this runs, any new thread of the process has
+    one core for torch operations too.
     """
     if threads == 1:
         yield from map(work, items)

@@ -40,7 +40,7 @@ def read_profile() -> dict[Part, float]:
 
 
 def stop_counting() -> None:
-    """Count nothing more in this thread: its seconds pass while another one, which counts them, waits for it."""
+    """Count nothing more in this thread: another thread counts the time that it waits for this one."""
     _clock.counts = False
 
 

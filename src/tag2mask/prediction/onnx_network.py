@@ -93,7 +93,12 @@ PredictionNetwork = SegmentationNetwork | OnnxNetwork
 
 
 def open_session(path: Path) -> Any:
-    """An onnxruntime session of a graph, on the CPU, with torch's number of threads; errors as of `OnnxNetwork`."""
+    """An onnxruntime session of a graph, on the CPU, with torch's number of threads.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        NetworkFileError: the file is not a readable ONNX graph.
+    """
     if find_spec("onnxruntime") is None:
         raise UsageError(f"{path} needs onnxruntime; pip install 'tag2mask[onnx]', or give the .safetensors file")
     import onnxruntime
