@@ -45,12 +45,6 @@ hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machi
 hypothesis.settings.load_profile("any speed")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One and a half processes per core, since tests often wait for browsers and commands."""
-    return len(os.sched_getaffinity(0)) * 3 // 2
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others in their order."""
     places = {name: place for place, name in enumerate(LONGEST)}
