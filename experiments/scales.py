@@ -147,7 +147,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--crf", action="store_true")
     parser.add_argument("--kinds", default="pot")
-    parser.add_argument("--sets", nargs="*", default=[*SETS], choices=[*SETS], help="besides the published one")
+    parser.add_argument(
+        "--sets", nargs="*", default=[*SETS], choices=[*SETS], metavar="SET", help="of the table, besides published"
+    )
     known = parser.parse_args()
     sets = {name: SETS[name] for name in (next(iter(SETS)), *known.sets)}
     measure(known.run, known.split, known.every, known.crf, known.kinds.split(","), sets)

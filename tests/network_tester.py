@@ -34,7 +34,7 @@ class AnyNetworkTester:
 
     def test_half_precision(self, network: Any) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = _outputs(network.train()(torch.rand(2, 3, 32, 32), torch.ones(2, 32, 32, dtype=torch.bool)))
+            outputs = _outputs(network.train()(torch.rand(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool)))
         assert all(each.dtype == torch.float32 and each.isfinite().all() for each in outputs)
         torch.stack([each.sum() for each in outputs]).sum().backward()
         assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters())

@@ -411,9 +411,9 @@ def _ported(state: dict[str, Tensor], pixels: Tensor) -> Tensor:
     return bilinear(logits, size=pixels.shape[:2])
 
 
-@pytest.mark.parametrize(("size", "grid"), [((161, 161), (21, 21)), ((119, 164), (16, 21)), ((96, 128), (13, 17))])
+@pytest.mark.parametrize(("size", "grid"), [((321, 321), (41, 41)), ((375, 500), (48, 63)), ((288, 384), (37, 49))])
 def test_logits_and_labels_are_those_of_the_port(size: Any, grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port's files are read by `from_deeplab_port`; at 96 and 119 pixels its pooling adds a cell."""
+    """The port's files are read by `from_deeplab_port`; at 288 and 375 pixels its pooling adds a cell."""
     monkeypatch.setitem(RESNETS, "resnet101-caffe", Variant(CaffeBottleneck, (1, 2, 2, 1)))
     differing = {}
     for upsampling in ("stretched", "corners"):
